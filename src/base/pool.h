@@ -1,0 +1,23 @@
+/* Thread pool with a static partition: no queue, no stealing, so which thread computes an output
+ * never changes what is computed. Workers spin briefly, then sleep. */
+#ifndef FM_BASE_POOL_H
+#define FM_BASE_POOL_H
+
+#include "base/base.h"
+
+typedef struct fmi_pool fmi_pool;
+
+/* n_threads >= 1, the caller counted in. */
+fm_status fmi_pool_new(int n_threads, fmi_pool **out, fm_err *err);
+void fmi_pool_free(fmi_pool *p);
+int fmi_pool_threads(const fmi_pool *p);
+
+/* Runs fn(arg, tid, n_threads) once on every thread (tid 0 is the caller) and waits for all. */
+typedef void (*fmi_pool_fn)(void *arg, int tid, int n_threads);
+void fmi_pool_run(fmi_pool *p, fmi_pool_fn fn, void *arg);
+
+/* The half-open share [*begin, *end) of n items that thread tid of n_threads owns; shares start at
+ * multiples of `grain` and differ by at most one grain. */
+void fmi_pool_share(int64_t n, int64_t grain, int tid, int n_threads, int64_t *begin, int64_t *end);
+
+#endif
