@@ -183,7 +183,7 @@ typedef struct fm_attn_latent_args {
 } fm_attn_latent_args;
 
 /* h = w[row] * silu(gate) * up, evaluated in F, rounded to A once. gate, up, h [G, ld] A.
- * row_slot [G] with weight [T*K] F, w[row] = weight[row_slot[row]]; both NULL: w = 1.
+ * row_slot [G] with weight [T*K] F, w[row] = weight[row_slot[row]]; both NULL: w = 1. */
 typedef struct fm_swiglu_args {
     const void *gate;
     const void *up;
