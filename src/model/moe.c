@@ -1,0 +1,77 @@
+/* Mixture of experts, forward. DeepSeek-V3 report, section 2.1.2; deepseek-family.md 3.7, 3.8.
+ *
+ * The router reads the unrounded norm output in F. Tokens are sorted by expert on the device; the grouped
+ * products take the device's offsets, so the host never learns who went where. No token is dropped. The
+ * routing weight is applied to the hidden activation (w * silu(gate) * up), which equals weighting the output. */
+#include "model/internal.h"
+
+static void route(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T, int32_t *load)
+{
+    const fm_config *c = &m->cfg;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    int64_t D = c->hidden_size, E = c->n_routed_experts;
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = la->xn1f, .b = fmi_w(m, l->router), .c = a->tmp->z,
+                                     .kind = FM_GEMM_NT, .m = T, .n = E, .k = D, .lda = D, .ldb = D,
+                                     .ldc = E, .dt = F, .dtc = F});
+    fm_op_route(m->x, &(fm_route_args){.z = a->tmp->z, .bias = l->bias >= 0 ? fmi_w(m, l->bias) : NULL,
+                                       .score = la->score, .expert = la->expert, .weight = la->weight,
+                                       .T = T, .E = (int)E, .K = c->num_experts_per_tok,
+                                       .n_group = c->n_group, .topk_group = c->topk_group,
+                                       .scoring = c->scoring, .method = c->method,
+                                       .norm_topk = c->norm_topk_prob, .scale = c->routed_scaling_factor,
+                                       .dt = F});
+    fm_op_moe_plan(m->x, &(fm_moe_plan_args){.expert = la->expert, .offsets = la->offsets,
+                                             .row_slot = la->row_slot, .row_token = la->row_token,
+                                             .slot_row = la->slot_row, .load = load, .T = T, .E = (int)E,
+                                             .K = c->num_experts_per_tok});
+}
+
+/* Grouped y [G, n] = x [G, k] W_e^T. */
+static void grouped(fm_model *m, const fm_layer_acts *la, const void *x, int64_t k, void *const *table,
+                    int64_t n, int64_t G, void *y, fm_dtype dty)
+{
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = x, .c = y, .offsets = la->offsets, .table = table,
+                                     .kind = FM_GEMM_NT, .m = G, .n = n, .k = k, .lda = k, .ldb = k,
+                                     .ldc = n, .dt = m->dt, .dtc = dty,
+                                     .groups = m->cfg.n_routed_experts});
+}
+
+static void experts(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T)
+{
+    const fm_config *c = &m->cfg;
+    int64_t D = c->hidden_size, M = c->moe_intermediate_size, G = T * c->num_experts_per_tok;
+    fm_op_gather_rows(m->x, &(fm_gather_rows_args){.x = la->xn1, .rows = la->row_token, .y = la->xg,
+                                                   .n = G, .D = D, .ldx = D, .ldy = D, .dt_x = m->dt,
+                                                   .dt_y = m->dt});
+    grouped(m, la, la->xg, D, l->gate_table, M, G, la->eg, m->dt);
+    grouped(m, la, la->xg, D, l->up_table, M, G, la->eu, m->dt);
+    fm_op_swiglu(m->x, &(fm_swiglu_args){.gate = la->eg, .up = la->eu, .row_slot = la->row_slot,
+                                         .weight = la->weight, .h = la->eh, .G = G, .M = M, .ld_gate = M,
+                                         .ld_up = M, .ld_h = M, .dt = m->dt});
+    (void)a;
+}
+
+void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int32_t *load)
+{
+    const fm_config *c = &m->cfg;
+    const fm_layer *l = &m->lay.layers[layer];
+    fm_layer_acts *la = &a->layer[layer];
+    int64_t D = c->hidden_size, G = T * c->num_experts_per_tok;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x1, .w = fmi_w(m, l->ffn_norm), .y = la->xn1,
+                                           .yf = la->xn1f, .rstd = la->rstd1, .T = T, .D = D, .ldx = D,
+                                           .ldy = D, .eps = c->rms_norm_eps, .dt = m->dt});
+    route(m, a, l, la, T, load);
+    experts(m, a, l, la, T);
+    if (l->shared_gate >= 0) fmi_gated_fwd(m, la, l->shared_gate, l->shared_up, T);
+    if (!xout) return;
+    grouped(m, la, la->eh, c->moe_intermediate_size, l->down_table, D, G, a->tmp->y, F);
+    if (l->shared_gate >= 0)
+        fmi_linear(m, la->h, m->lay.params[l->shared_gate].rows, l->shared_down, T, a->tmp->ys, D, F,
+                   false);
+    fmi_copy(m->x, la->x1, F, xout, F, T, D);
+    fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = a->tmp->y, .slot_row = la->slot_row,
+                                                   .shared = l->shared_gate >= 0 ? a->tmp->ys : NULL,
+                                                   .x = xout, .T = T, .D = D,
+                                                   .K = c->num_experts_per_tok, .dt = m->dt});
+}

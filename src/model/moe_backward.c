@@ -1,0 +1,108 @@
+/* Mixture of experts, backward. The choice of experts is held fixed; the gradient reaches the router
+ * through the weights of the chosen experts and, when asked, through the sequence balance loss (V3 report,
+ * eq. 17-20). */
+#include "model/internal.h"
+
+/* table[e] [rows, cols] += dy_e^T x_e over each expert's rows. */
+static void grouped_dw(fm_model *m, const fm_layer_acts *la, const void *dy, int64_t rows, const void *x,
+                       int64_t cols, int64_t G, void *const *table)
+{
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = dy, .b = x, .offsets = la->offsets, .table = table,
+                                     .kind = FM_GEMM_TN, .m = rows, .n = cols, .k = G, .lda = rows,
+                                     .ldb = cols, .ldc = cols, .dt = m->dt,
+                                     .dtc = fmi_full_dtype(m->dt), .accumulate = true,
+                                     .groups = m->cfg.n_routed_experts});
+}
+
+/* dx [G, k] (+)= dy [G, n] W_e. */
+static void grouped_dx(fm_model *m, const fm_layer_acts *la, const void *dy, int64_t n, void *const *table,
+                       int64_t k, int64_t G, void *dx, fm_dtype dtx, bool acc)
+{
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = dy, .c = dx, .offsets = la->offsets, .table = table,
+                                     .kind = FM_GEMM_NN, .m = G, .n = k, .k = n, .lda = n, .ldb = k,
+                                     .ldc = k, .dt = m->dt, .dtc = dtx, .accumulate = acc,
+                                     .groups = m->cfg.n_routed_experts});
+}
+
+/* Leaves the gradient of the gathered inputs in tmp->y, of the routing weights in tmp->dweight. */
+static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)
+{
+    const fm_config *c = &m->cfg;
+    const fm_layer *l = &m->lay.layers[layer];
+    const fm_layer_acts *la = &a->layer[layer];
+    struct fm_temp *t = a->tmp;
+    int64_t D = c->hidden_size, M = c->moe_intermediate_size, G = T * c->num_experts_per_tok;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    fm_op_gather_rows(m->x, &(fm_gather_rows_args){.x = t->dx, .rows = la->row_token, .y = t->dyg,
+                                                   .n = G, .D = D, .ldx = D, .ldy = D, .dt_x = F,
+                                                   .dt_y = m->dt});
+    grouped_dw(m, la, t->dyg, D, la->eh, M, G, g->tables[layer][2]);
+    grouped_dx(m, la, t->dyg, D, l->down_table, M, G, t->dh, m->dt, false);
+    fm_op_swiglu_bwd(m->x, &(fm_swiglu_bwd_args){.dh = t->dh, .gate = la->eg, .up = la->eu,
+                                                 .row_slot = la->row_slot, .weight = la->weight,
+                                                 .dgate = t->dgate, .dup = t->dup, .dweight = t->dweight,
+                                                 .G = G, .M = M, .ld_dh = M, .ld_gate = M, .ld_up = M,
+                                                 .ld_dgate = M, .ld_dup = M, .dt = m->dt});
+    grouped_dw(m, la, t->dgate, M, la->xg, D, G, g->tables[layer][0]);
+    grouped_dw(m, la, t->dup, M, la->xg, D, G, g->tables[layer][1]);
+    grouped_dx(m, la, t->dgate, M, l->gate_table, D, G, t->y, F, false);
+    grouped_dx(m, la, t->dup, M, l->up_table, D, G, t->y, F, true);
+}
+
+/* tmp->dnf = gradient of the router's input. */
+static void router_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
+                       const fm_backward_opts *o)
+{
+    const fm_config *c = &m->cfg;
+    const fm_layer *l = &m->lay.layers[layer];
+    const fm_layer_acts *la = &a->layer[layer];
+    struct fm_temp *t = a->tmp;
+    int64_t T = b->T, D = c->hidden_size, E = c->n_routed_experts;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    bool balance = o && o->balance_scale != 0;
+    if (balance)
+        fm_op_seq_balance(m->x, &(fm_seq_balance_args){
+                                    .score = la->score, .f = la->balance_f,
+                                    .loss = fmi_at(o->balance_loss, layer, F), .T = T,
+                                    .L = b->row_length, .E = (int)E, .K = c->num_experts_per_tok,
+                                    .balance_scale = o->balance_scale, .dt = F});
+    fm_op_route_bwd(m->x, &(fm_route_bwd_args){.dweight = t->dweight, .score = la->score,
+                                               .expert = la->expert,
+                                               .balance_f = balance ? la->balance_f : NULL, .dz = t->dz,
+                                               .T = T, .L = b->row_length, .E = (int)E,
+                                               .K = c->num_experts_per_tok, .scoring = c->scoring,
+                                               .norm_topk = c->norm_topk_prob,
+                                               .scale = c->routed_scaling_factor,
+                                               .balance_scale = balance ? o->balance_scale : 0, .dt = F});
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dz, .b = la->xn1f, .c = g->g[l->router], .kind = FM_GEMM_TN,
+                                     .m = E, .n = D, .k = T, .lda = E, .ldb = D, .ldc = D, .dt = F,
+                                     .dtc = F, .accumulate = true});
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dz, .b = fmi_w(m, l->router), .c = t->dnf,
+                                     .kind = FM_GEMM_NN, .m = T, .n = D, .k = E, .lda = E, .ldb = D,
+                                     .ldc = D, .dt = F, .dtc = F});
+}
+
+void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
+                 const fm_backward_opts *o)
+{
+    const fm_config *c = &m->cfg;
+    const fm_layer *l = &m->lay.layers[layer];
+    const fm_layer_acts *la = &a->layer[layer];
+    struct fm_temp *t = a->tmp;
+    int64_t T = b->T, D = c->hidden_size;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    bool shared = l->shared_gate >= 0;
+    experts_bwd(m, a, g, layer, T);
+    router_bwd(m, a, g, layer, b, o);
+    if (shared) {
+        fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
+        fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn);
+    }
+    fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = t->y, .slot_row = la->slot_row,
+                                                   .shared = shared ? t->dn : NULL, .x = t->dnf, .T = T,
+                                                   .D = D, .K = c->num_experts_per_tok, .dt = m->dt});
+    fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dyf = t->dnf, .x = la->x1, .w = fmi_w(m, l->ffn_norm),
+                                                   .rstd = la->rstd1, .dx = t->dx, .dw = g->g[l->ffn_norm],
+                                                   .T = T, .D = D, .ldx = D, .lddy = D, .lddx = D,
+                                                   .dt = m->dt, .dtdx = F, .accumulate = true});
+}
