@@ -49,6 +49,7 @@ typedef struct fm_layout {
     int n_layers;        /* main layers + MTP blocks */
     fm_layer *layers;
     int embed, norm, head;
+    int *by_name;        /* [n_params] indices in the order of strcmp, for fmi_layout_find */
 } fm_layout;
 fm_status fmi_layout_new(const fm_config *c, fm_layout *out, fm_err *err);
 void fmi_layout_free(fm_layout *l);
