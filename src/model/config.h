@@ -49,6 +49,8 @@ typedef struct fm_config {
 /* Reads DIR/config.json (or the file itself). Old (rope_scaling, rope_theta) and new (rope_parameters)
  * spelling. Every size is checked: positive, divisible where it must be, products within int64. */
 fm_status fmi_config_read(const char *path, fm_config *out, fm_err *err);
+/* The same from memory; `name` stands for the file in messages. */
+fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out, fm_err *err);
 /* Writes config.json as transformers reads it (model_type, architectures, torch dtype, rope keys in both spellings). */
 fm_status fmi_config_write(const fm_config *c, const char *path, fm_dtype dtype, fm_err *err);
 /* "pico", "nano", "micro", "mini", "v2-lite", "v2", "v3", "v3-slim"; UNSUPPORTED names the known ones. */

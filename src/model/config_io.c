@@ -51,7 +51,6 @@ static fm_status read_field(const fmi_config_field *f, const char *file, const j
         *(int *)at = f->none;
         return FM_OK;
     }
-    /* Files written by hand have 32.0 for beta_fast's kin; sizes must be integers. */
     return get_int(file, f->key, v, (int *)at, err);
 }
 
@@ -180,6 +179,8 @@ static fm_status config_parse(const json_t *root, const char *file, fm_config *o
 {
     fm_config c;
     const char *type = NULL;
+    if (!json_is_object(root))
+        return FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", file, fmi_json_type_name(root));
     fm_status st = fmi_json_get_string(root, file, "model_type", &type, err);
     if (st) return st;
     if (!strcmp(type, "deepseek_v3") || !strcmp(type, "kimi_k2")) fmi_config_defaults(FM_FAMILY_V3, &c);
@@ -205,11 +206,18 @@ fm_status fmi_config_read(const char *path, fm_config *out, fm_err *err)
     char *file = fmi_path_is_dir(path) ? fmi_path_join(path, "config.json") : fmi_strdup(path);
     if (!file) return FM_FAIL(err, FM_E_NOMEM, "%s", path);
     fm_status st = fmi_json_load(file, CONFIG_BYTES_MAX, &root, err);
-    if (!st && !json_is_object(root))
-        st = FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", file, fmi_json_type_name(root));
     if (!st) st = config_parse(root, file, out, err);
     json_decref(root);
     fmi_free(file);
+    return st;
+}
+
+fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out, fm_err *err)
+{
+    json_t *root = NULL;
+    fm_status st = fmi_json_parse(name, text, n, false, &root, err);
+    if (!st) st = config_parse(root, name, out, err);
+    json_decref(root);
     return st;
 }
 
@@ -222,8 +230,9 @@ static json_t *rope_object(const fm_config *c, bool old)
 {
     json_t *r = json_object();
     json_object_set_new(r, "rope_type", json_string(c->yarn ? "yarn" : "default"));
-    json_object_set_new(r, "rope_theta", json_real(c->rope_theta));
+    /* Version 4 keeps rope_theta outside and warns about keys it does not know. */
     if (old) json_object_set_new(r, "type", json_string("yarn"));
+    else json_object_set_new(r, "rope_theta", json_real(c->rope_theta));
     if (!c->yarn) return r;
     json_object_set_new(r, "factor", json_real(c->yarn_factor));
     json_object_set_new(r, "beta_fast", json_real(c->beta_fast));
