@@ -1,0 +1,70 @@
+/* Reference optimizer operators: gradient norm, AdamW, Muon. F64 stands for double masters. */
+#include "ops/ref/ref.h"
+
+#define REF_REAL_ONLY
+#define REF_BODY "ops/ref/optim.inc"
+#include "ops/ref/instances.h"
+
+/* bf16 activations keep float masters; complex has no optimizer. */
+#define REAL_VERSIONS(name) ((ref_versions){name##_f32, name##_f32, name##_f64, NULL})
+
+REF_OP(grad_sumsq)
+{
+    return ref_run_dt(k, a->dt, REAL_VERSIONS(grad_sumsq), a, a->n_segs);
+}
+
+static bool loss_finite(const fm_grad_norm_args *a)
+{
+    for (int i = 0; i < a->n_loss; i++) {
+        bool wide = a->dt == FM_DTYPE_F64;
+        double v = wide ? ((const double *)a->loss)[i] : (double)((const float *)a->loss)[i];
+        if (!isfinite(v)) return false;
+    }
+    return true;
+}
+
+REF_OP(grad_norm)
+{
+    double sum = 0;
+    int32_t bad = loss_finite(a) ? 0 : -1;
+    (void)k;
+    for (int i = 0; i < a->n_segs; i++) {
+        if (!bad && !isfinite(a->sumsq[i])) bad = 1 + i;
+        sum += a->sumsq[i];
+    }
+    double norm = sqrt(sum);
+    a->state->grad_norm = norm;
+    a->state->clip = a->max_norm > 0 && norm > a->max_norm ? (float)(a->max_norm / norm) : 1.0f;
+    a->state->bad = bad;
+    return FM_OK;
+}
+
+REF_OP(adamw)
+{
+    int64_t n = 0;
+    if (a->state->bad) return FM_OK;
+    for (int i = 0; i < a->n_segs; i++) n += a->segs[i].n;
+    return ref_run_dt(k, a->dt, REAL_VERSIONS(adamw), a, n);
+}
+
+REF_OP(muon_momentum)
+{
+    if (a->state->bad) return FM_OK;
+    fm_status st = ref_run_dt(k, a->dt, REAL_VERSIONS(muon_momentum), a, a->n);
+    if (st) return st;
+    /* The norm in the order of grad_sumsq, rounded once. */
+    if (a->dt == FM_DTYPE_F64) *(double *)a->norm2 = sumsq_f64(a->u, a->n);
+    else *(float *)a->norm2 = (float)sumsq_f32(a->u, a->n);
+    return FM_OK;
+}
+
+REF_OP(muon_scale)
+{
+    return ref_run_dt(k, a->dt_x, REAL_VERSIONS(muon_scale), a, a->transpose ? a->cols : a->rows);
+}
+
+REF_OP(muon_apply)
+{
+    if (a->state->bad) return FM_OK;
+    return ref_run_dt(k, a->dt, REAL_VERSIONS(muon_apply), a, a->rows);
+}
