@@ -14,7 +14,7 @@
 const char *fm_status_text(fm_status code)
 {
     switch (code) {
-#define STATUS_CASE(name, text) \
+#define STATUS_CASE(name, text)                                                                    \
     case FM_E_##name: return text;
         FM_STATUS_LIST(STATUS_CASE)
 #undef STATUS_CASE

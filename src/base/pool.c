@@ -1,9 +1,9 @@
 /* The thread pool: a generation counter that workers watch, and a count of workers still busy.
  *
- * A run publishes fn and arg, then advances the generation; a worker that sees a new generation runs
- * fn once and takes one off `pending`. Both sides spin for a few tens of microseconds and then sleep
- * on a futex. Where there are more threads than processors nobody spins: the spinner would hold the
- * processor that the awaited thread needs. Refuses nested runs (a caller's bug). */
+ * A run publishes fn and arg, then advances the generation; a worker that sees a new generation
+ * runs fn once and takes one off `pending`. Both sides spin for a few tens of microseconds and then
+ * sleep on a futex. Where there are more threads than processors nobody spins: the spinner would
+ * hold the processor that the awaited thread needs. Refuses nested runs (a caller's bug). */
 #include "base/pool.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define SPIN_SECONDS 40e-6
-#define SPIN_BATCH 32 /* pauses between two looks at the clock */
+#define SPIN_BATCH   32 /* pauses between two looks at the clock */
 
 typedef struct worker {
     struct fmi_pool *pool;
@@ -27,15 +27,15 @@ typedef struct worker {
 
 struct fmi_pool {
     int n_threads;
-    int n_started;    /* workers running; the caller's thread only */
+    int n_started; /* workers running; the caller's thread only */
     bool spin;
-    worker *workers;  /* [n_threads - 1] */
-    fmi_pool_fn fn;   /* written by the caller before a new generation, read by workers after it */
+    worker *workers; /* [n_threads - 1] */
+    fmi_pool_fn fn;  /* written by the caller before a new generation, read by workers after it */
     void *arg;
     bool stop;
     atomic_bool running;
     _Alignas(64) atomic_uint generation;
-    atomic_int sleepers;         /* workers in or near futex_wait on generation */
+    atomic_int sleepers; /* workers in or near futex_wait on generation */
     _Alignas(64) atomic_uint pending;
     atomic_int caller_sleeps;
 };

@@ -2,7 +2,8 @@
  * "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
  *
  * Key: the seed. Counter words: lane, choice, low half of the position, then 24 more bits of the
- * position with the purpose in the upper 8. Nothing has a state; refuses positions of 2^56 or more. */
+ * position with the purpose in the upper 8. Nothing has a state; refuses positions of 2^56 or more.
+ */
 #include "base/rng.h"
 
 #include <math.h>

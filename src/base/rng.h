@@ -7,7 +7,8 @@
 
 typedef enum fmi_rng_purpose {
     FMI_RNG_INIT = 1,    /* weight initialisation: choice = parameter index, position = element */
-    FMI_RNG_SAMPLE = 2,  /* Gumbel noise: choice = sequence, position = token position, lane = vocabulary id */
+    FMI_RNG_SAMPLE = 2,  /* Gumbel noise: choice = sequence, position = token position,
+                            lane = vocabulary id */
     FMI_RNG_DATA = 3,    /* shuffles and source draws */
     FMI_RNG_TEST = 4
 } fmi_rng_purpose;
@@ -20,7 +21,8 @@ void fmi_rng_words(uint64_t seed, uint32_t choice, uint64_t position, uint32_t p
 
 /* Uniform in (0, 1), never 0 nor 1: ((word 0 >> 9) * 2 + 1) / 2^24, exact in f32. Standard normal:
  * Box-Muller in double. */
-float fmi_rng_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t purpose, uint32_t lane);
+float fmi_rng_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t purpose,
+                      uint32_t lane);
 double fmi_rng_normal(uint64_t seed, uint32_t choice, uint64_t position, uint32_t purpose);
 
 #endif

@@ -1,14 +1,14 @@
 /* Recipes: section.key = value, in file order, with line numbers (inih underneath).
  *
- * Refused, with the line: text before the first section without '=', an unclosed section, the same
- * key twice, an indented line (inih would join it to the line above), lines too long for inih,
- * a NUL byte. Comments: lines beginning with ; or #, and " ;" after a value. */
+ * Refused, with the line: a line without '=', an unclosed section, the same key twice, an empty key,
+ * a section of 49 bytes or more, a line longer than FMI_INI_LINE_MAX, a NUL byte. Comments: lines
+ * beginning with ; or #, and " ;" after a value. */
 #ifndef FM_IO_INI_H
 #define FM_IO_INI_H
 
 #include "base/base.h"
 
-#define FMI_INI_LINE_MAX 198 /* bytes, without the newline */
+#define FMI_INI_LINE_MAX 4096 /* bytes, without the newline */
 
 typedef struct fmi_ini_entry {
     char *key;   /* "section.key"; "key" where there is no section */
