@@ -1,0 +1,333 @@
+/* The driver of the fast matrix products: kinds, batches, groups, threads, blocking.
+ *
+ * An operator is a list of problems (batch entries or groups). A problem's outputs are cut into
+ * units: one block of R rows times one group of P panels. Units are numbered over all problems and
+ * each thread owns a contiguous range of equal cost, so no output is ever shared. Within a range
+ * the panels are packed once and used for all blocks of R. The chain of an output runs over pieces
+ * of k: a TN chunk is a chain and a piece of its own; otherwise there is one chain, in one piece
+ * unless a single packed panel would not fit the scratch. Nothing here rounds or adds: kernels do. */
+#include <string.h>
+#include <xmmintrin.h>
+
+#include "ops/x86/gemm_x86.h"
+
+#define PANELS_MAX ((size_t)5 << 19)  /* scratch for packed P                     */
+#define PANELS_AIM ((size_t)1 << 20)  /* what leaves room for R and C in L2       */
+#define ACC_COLS 1024                 /* row length of the accumulators of a unit */
+#define CSR_FTZ_DAZ 0x8040u
+
+typedef struct problem {
+    fmi_gemm_view r, p;
+    fmi_gemm_dst dst;
+    int64_t n_r, n_p, k;
+    int64_t piece;        /* k of a piece                                    */
+    int64_t n_pieces;
+    int64_t n_blocks;     /* blocks of R                                     */
+    int64_t group_rows;   /* rows of P in a group, a multiple of kern->panel */
+    int64_t n_units, unit_cost;
+    bool chunked;         /* pieces are chains of their own                  */
+} problem;
+
+typedef struct drive {
+    const fm_kernel_ctx *ctx;
+    const fm_gemm_args *a;
+    const fmi_gemm_kern *kern;
+    int n_problems;
+    int64_t total_cost;
+} drive;
+
+typedef struct worker {
+    const drive *d;
+    char *panels;         /* packed P of the group and piece at hand         */
+    char *rows;           /* prepare's scratch                               */
+    float *acc;           /* [FMI_GEMM_BLOCK_MAX, ACC_COLS]                  */
+    float *sum;           /* the same; sum of chunks of a bf16 C             */
+    float *tile;          /* [FMI_GEMM_BLOCK_MAX, FMI_GEMM_PANEL_MAX]        */
+} worker;
+
+static int64_t round_up(int64_t x, int64_t to)
+{
+    return (x + to - 1) / to * to;
+}
+
+/* Cycles spent around the products when R has n_r rows and P n_p, for choosing roles: packing, the
+ * transposing store, preparing R. Rough; any choice gives the same bits. */
+static double role_cost(const problem *q, int n_threads)
+{
+    double k = (double)q->k, pack = q->p.across ? 0.035 : 0.08, rows = q->r.across ? 0.1 : 0.01;
+    double again = q->p.across && q->r.across ? (double)(q->n_p + 767) / 768 : 1;
+    double share = n_threads < q->n_r / 32 + 1 ? n_threads : (double)(q->n_r / 32 + 1);
+    double cost = pack * (double)q->n_p * k * share + rows * (double)q->n_r * k * again;
+    if (q->dst.transposed) cost += 0.25 * (double)q->n_p * (double)q->n_r;
+    return cost;
+}
+
+static void swap_roles(problem *q)
+{
+    fmi_gemm_view v = q->r;
+    int64_t n = q->n_r;
+    q->r = q->p;
+    q->p = v;
+    q->n_r = q->n_p;
+    q->n_p = n;
+    q->dst.transposed = !q->dst.transposed;
+}
+
+/* Pieces, groups of panels and units of a problem whose roles are set. */
+static void plan_blocks(problem *q, const drive *d)
+{
+    const fmi_gemm_kern *kern = d->kern;
+    int64_t panel = kern->panel, k_bytes = panel * kern->packed_bytes;
+    q->chunked = d->a->kind == FM_GEMM_TN;
+    q->piece = q->chunked ? FMI_GEMM_CHUNK : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
+    if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
+    q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
+    q->n_blocks = (q->n_r + kern->block - 1) / kern->block;
+
+    int64_t piece_k = round_up(q->piece, 32), all = (q->n_p + panel - 1) / panel;
+    int64_t fit = (int64_t)PANELS_AIM / (piece_k * k_bytes);
+    if (fit > ACC_COLS / panel) fit = ACC_COLS / panel;
+    if (fit < 1) fit = 1;
+    int64_t groups = (all + fit - 1) / fit, want = 4 * (int64_t)d->ctx->n_threads;
+    if (groups * q->n_blocks < want && q->n_blocks > 0) groups = (want + q->n_blocks - 1) / q->n_blocks;
+    if (groups > all) groups = all;
+    int64_t per = groups > 0 ? (all + groups - 1) / groups : 1;
+    q->group_rows = per * panel;
+    groups = (all + per - 1) / per;
+    q->n_units = groups * q->n_blocks;
+    q->unit_cost = (round_up(q->n_p < q->group_rows ? q->n_p : q->group_rows, 16) + 8)
+        * (piece_k * q->n_pieces);
+}
+
+static size_t elem_bytes(fm_dtype dt)
+{
+    return dt == FM_DTYPE_BF16 ? 2 : 4;
+}
+
+/* Problem i of the operator with roles, blocks and cost. */
+static void plan_problem(problem *q, const drive *d, int i)
+{
+    const fm_gemm_args *a = d->a;
+    size_t el = elem_bytes(a->dt), elc = elem_bytes(a->dtc);
+    const char *pa = a->a, *pb = a->b;
+    char *pc = a->c;
+    int64_t m = a->m, k = a->k;
+    if (a->offsets) {
+        int64_t row = a->offsets[i], n_rows = a->offsets[i + 1] - row;
+        pa += (size_t)row * (size_t)a->lda * el;
+        if (a->kind == FM_GEMM_TN) {
+            pb += (size_t)row * (size_t)a->ldb * el;
+            pc = a->table[i];
+            k = n_rows;
+        } else {
+            pb = a->table[i];
+            pc += (size_t)row * (size_t)a->ldc * elc;
+            m = n_rows;
+        }
+    } else if (i > 0) {
+        pa += (ptrdiff_t)i * a->stride_a * (ptrdiff_t)el;
+        pb += (ptrdiff_t)i * a->stride_b * (ptrdiff_t)el;
+        pc += (ptrdiff_t)i * a->stride_c * (ptrdiff_t)elc;
+    }
+    bool bf16 = a->dt == FM_DTYPE_BF16;
+    *q = (problem){
+        .r = { pa, a->lda, a->kind == FM_GEMM_TN, bf16 },
+        .p = { pb, a->ldb, a->kind != FM_GEMM_NT, bf16 },
+        .dst = { pc, a->ldc, a->dtc == FM_DTYPE_BF16, a->accumulate, false },
+        .n_r = m, .n_p = a->n, .k = k,
+    };
+    if (m <= 0 || a->n <= 0 || (k <= 0 && a->accumulate && a->kind == FM_GEMM_TN)) return;
+    problem s = *q;
+    swap_roles(&s);
+    if (role_cost(&s, d->ctx->n_threads) < role_cost(q, d->ctx->n_threads)) *q = s;
+    plan_blocks(q, d);
+}
+
+static void pack_group(const worker *w, const problem *q, int64_t group, int64_t k0, int64_t k)
+{
+    const fmi_gemm_kern *kern = w->d->kern;
+    int64_t row = group * q->group_rows, end = row + q->group_rows;
+    size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
+    if (end > q->n_p) end = q->n_p;
+    char *dst = w->panels;
+    for (; row < end; row += kern->panel, dst += bytes) {
+        int rows = (int)(end - row < kern->panel ? end - row : kern->panel);
+        kern->pack(dst, &q->p, row, rows, k0, k);
+    }
+}
+
+/* The part of C where row `r` of R meets row `p` of P. */
+static fmi_gemm_dst dst_at(const fmi_gemm_dst *d, int64_t r, int64_t p)
+{
+    fmi_gemm_dst out = *d;
+    int64_t at = d->transposed ? p * d->ldc + r : r * d->ldc + p;
+    out.c += at * (d->bf16 ? 2 : 4);
+    return out;
+}
+
+/* One unit over one piece k0 .. k0+k-1; dst: where the unit's first output goes. begins, ends: the
+ * chain starts and is complete here. */
+static void run_unit(const worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t group,
+                     int64_t block, int64_t k0, int64_t k, bool begins, bool ends)
+{
+    const fmi_gemm_kern *kern = w->d->kern;
+    int64_t row = block * kern->block, p0 = group * q->group_rows;
+    int64_t p1 = p0 + q->group_rows < q->n_p ? p0 + q->group_rows : q->n_p;
+    int rows = (int)(q->n_r - row < kern->block ? q->n_r - row : kern->block);
+    size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
+    bool whole = begins && ends && k <= kern->k_block;
+    bool plain = !dst->bf16 && !dst->add && !dst->transposed && rows == kern->block;
+    int64_t kb = 0;
+    do {
+        int64_t kn = k - kb < kern->k_block ? k - kb : kern->k_block;
+        bool load = !begins || kb > 0, last = ends && kb + kn >= k;
+        fmi_gemm_rows r;
+        kern->prepare(&r, w->rows, &q->r, row, rows, k0 + kb, kn);
+        const char *panel = w->panels + (size_t)kb * (size_t)(kern->panel * kern->packed_bytes);
+        for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
+            int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
+            fmi_gemm_dst c = dst_at(dst, 0, p - p0);
+            if (plain && cols == kern->panel) {
+                kern->mul(&r, panel, cols, (float *)(void *)c.c, c.ldc, load);
+                continue;
+            }
+            float *acc = whole ? w->tile : w->acc + (p - p0);
+            int64_t ld = whole ? FMI_GEMM_PANEL_MAX : ACC_COLS;
+            kern->mul(&r, panel, cols, acc, ld, load);
+            if (last) kern->store(acc, ld, rows, cols, &c);
+        }
+        kb += kn;
+    } while (kb < k);
+}
+
+static fmi_gemm_dst unit_dst(const worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t u)
+{
+    return dst_at(dst, u % q->n_blocks * w->d->kern->block, u / q->n_blocks * q->group_rows);
+}
+
+/* Units u0 .. u1-1, piece by piece: each group is packed once a piece. */
+static void run_by_piece(const worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    for (int64_t i = 0; i < q->n_pieces; i++) {
+        int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
+        fmi_gemm_dst dst = q->dst;
+        dst.add = dst.add || i > 0;
+        for (int64_t u = u0; u < u1; u++) {
+            int64_t group = u / q->n_blocks;
+            if (group != packed) pack_group(w, q, group, k0, k);
+            packed = group;
+            fmi_gemm_dst c = unit_dst(w, q, &dst, u);
+            run_unit(w, q, &c, group, u % q->n_blocks, k0, k, true, true);
+        }
+    }
+}
+
+/* One chain longer than the scratch holds packed: each unit walks all pieces by itself. */
+static void run_by_unit(const worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    for (int64_t u = u0; u < u1; u++) {
+        fmi_gemm_dst dst = unit_dst(w, q, &q->dst, u);
+        for (int64_t i = 0; i < q->n_pieces; i++) {
+            int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
+            pack_group(w, q, u / q->n_blocks, k0, k);
+            run_unit(w, q, &dst, u / q->n_blocks, u % q->n_blocks, k0, k, i == 0,
+                     i == q->n_pieces - 1);
+        }
+    }
+}
+
+/* Copies the unit's part of a bf16 C into w->sum. */
+static void load_sum(const worker *w, const fmi_gemm_dst *c, int rows, int64_t cols)
+{
+    const fm_bf16 *from = (const fm_bf16 *)(const void *)c->c;
+    for (int r = 0; r < rows; r++)
+        for (int64_t p = 0; p < cols; p++)
+            w->sum[r * ACC_COLS + p] =
+                fmi_bf16_to_f32(from[c->transposed ? p * c->ldc + r : r * c->ldc + p]);
+}
+
+/* Chunks of a bf16 C: summed in f32, rounded once. */
+static void run_chunks_bf16(const worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    const fmi_gemm_kern *kern = w->d->kern;
+    for (int64_t u = u0; u < u1; u++) {
+        int64_t group = u / q->n_blocks, block = u % q->n_blocks;
+        int64_t left = q->n_p - group * q->group_rows, below = q->n_r - block * kern->block;
+        int64_t cols = left < q->group_rows ? left : q->group_rows;
+        int rows = (int)(below < kern->block ? below : kern->block);
+        fmi_gemm_dst c = unit_dst(w, q, &q->dst, u);
+        fmi_gemm_dst sum = { (char *)w->sum, ACC_COLS, false, c.add, false };
+        if (c.add) load_sum(w, &c, rows, cols);
+        c.add = false;
+        for (int64_t i = 0; i < q->n_pieces; i++, sum.add = true) {
+            int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
+            pack_group(w, q, group, k0, k);
+            run_unit(w, q, &sum, group, block, k0, k, true, true);
+        }
+        for (int64_t p = 0; p < cols; p += kern->panel) {
+            fmi_gemm_dst part = dst_at(&c, 0, p);
+            int n = (int)(cols - p < kern->panel ? cols - p : kern->panel);
+            kern->store(w->sum + p, ACC_COLS, rows, n, &part);
+        }
+    }
+}
+
+static void run_problem(const worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    if (q->n_pieces == 1 || (q->chunked && !q->dst.bf16)) run_by_piece(w, q, u0, u1);
+    else if (q->chunked) run_chunks_bf16(w, q, u0, u1);
+    else run_by_unit(w, q, u0, u1);
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a <= 0 ? 0 : (a + b - 1) / b;
+}
+
+static void drive_thread(void *arg, int tid, int n_threads)
+{
+    const drive *d = arg;
+    int64_t lo = d->total_cost * tid / n_threads, hi = d->total_cost * (tid + 1) / n_threads;
+    if (lo == hi) return;
+    char *s = d->ctx->scratch[tid];
+    worker w = { .d = d, .panels = s };
+    size_t acc_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * ACC_COLS;
+    w.acc = (float *)(void *)(s + PANELS_MAX);
+    w.sum = (float *)(void *)(s + PANELS_MAX + acc_bytes);
+    w.tile = (float *)(void *)(s + PANELS_MAX + 2 * acc_bytes);
+    w.rows = s + PANELS_MAX + 2 * acc_bytes
+        + sizeof(float) * FMI_GEMM_BLOCK_MAX * FMI_GEMM_PANEL_MAX;
+
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | CSR_FTZ_DAZ);
+    if (d->kern->tiles) fmi_tiles_configure_amx();
+    int64_t base = 0;
+    for (int i = 0; i < d->n_problems && base < hi; i++) {
+        problem q;
+        plan_problem(&q, d, i);
+        if (q.n_units == 0) continue;
+        int64_t u0 = ceil_div(lo - base, q.unit_cost), u1 = ceil_div(hi - base, q.unit_cost);
+        if (u1 > q.n_units) u1 = q.n_units;
+        if (u0 < u1) run_problem(&w, &q, u0, u1);
+        base += q.n_units * q.unit_cost;
+    }
+    if (d->kern->tiles) fmi_tiles_release_amx();
+    _mm_setcsr(csr);
+}
+
+fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const fmi_gemm_kern *kern)
+{
+    drive d = { .ctx = ctx, .a = a, .kern = kern };
+    d.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
+    FM_ASSERT(PANELS_MAX + sizeof(float) * FMI_GEMM_BLOCK_MAX * (2 * ACC_COLS + FMI_GEMM_PANEL_MAX)
+              + kern->rows_bytes <= ctx->scratch_bytes);
+    for (int i = 0; i < d.n_problems; i++) {
+        problem q;
+        plan_problem(&q, &d, i);
+        d.total_cost += q.n_units * q.unit_cost;
+    }
+    if (d.total_cost == 0) return FM_OK;
+    if (d.total_cost < 1 << 15) drive_thread(&d, 0, 1); /* less work than waking a thread */
+    else fmi_pool_run(ctx->pool, drive_thread, &d);
+    return FM_OK;
+}

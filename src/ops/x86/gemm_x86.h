@@ -1,0 +1,89 @@
+/* Fast matrix products: what the driver (gemm_drive.c) and the kernels of each instruction set share.
+ *
+ * A product is cut into blocks of outputs. Of its two operands one plays R, whose rows are the rows
+ * of a block, the other P, which is packed into panels of `panel` rows. Normally R is A and P is
+ * B; swapped, R is B (a weight read in place, few activations packed) and the block is transposed
+ * when it is stored. Products commute, so both give the same bits; so does every blocking, because
+ * each output's chain of docs/numerics.md is walked in order and an accumulator that is stored and
+ * loaded again has not changed. */
+#ifndef FM_OPS_X86_GEMM_X86_H
+#define FM_OPS_X86_GEMM_X86_H
+
+#include "ops/ops.h"
+
+enum {
+    FMI_GEMM_BLOCK_MAX = 32,   /* rows of R in a block, at most       */
+    FMI_GEMM_PANEL_MAX = 32,   /* rows of P in a panel, at most       */
+    FMI_GEMM_CHUNK = 1024      /* rows of a TN chunk (docs/numerics.md) */
+};
+
+/* One operand as [row][k] whichever way it lies: element (i, t) is at i*ld + t, or t*ld + i when
+ * across. Elements are bf16 or f32. */
+typedef struct fmi_gemm_view {
+    const void *p;
+    int64_t ld;
+    bool across;
+    bool bf16;
+} fmi_gemm_view;
+
+/* A block of R made ready for mul: where its tiles or rows lie. */
+typedef struct fmi_gemm_rows {
+    const char *p;         /* first row, first k                                       */
+    int64_t row_bytes;     /* between rows                                             */
+    int64_t half_bytes;    /* from row 0 to row 16 (AMX)                               */
+    int64_t step_bytes;    /* between steps of 32 (AMX)                                */
+    const char *tail;      /* zero-padded last step, rows of 64 bytes, or NULL (AMX)   */
+    int64_t k;             /* elements of k                                            */
+    int rows;              /* live rows; the kernel may compute more                   */
+} fmi_gemm_rows;
+
+/* Where a finished block goes. */
+typedef struct fmi_gemm_dst {
+    char *c;
+    int64_t ldc;           /* elements                              */
+    bool bf16;             /* C is bf16, else f32                   */
+    bool add;              /* C = C + acc                           */
+    bool transposed;       /* block (r, p) is C[p][r], else C[r][p] */
+} fmi_gemm_dst;
+
+/* Kernels of one instruction set for one dtype. Only mul, prepare and pack run inside the tile
+ * configuration; all are leaf functions of one thread. */
+typedef struct fmi_gemm_kern {
+    int block;             /* rows of R a mul computes                         */
+    int panel;             /* rows of P in a panel                             */
+    int packed_bytes;      /* of one packed element of P                       */
+    int k_round;           /* packed k is rounded up to this                   */
+    int64_t k_block;       /* most k of one mul, multiple of 32                */
+    size_t rows_bytes;     /* scratch of prepare                               */
+    bool tiles;            /* needs the tile configuration                     */
+    /* Packs rows row .. row+rows-1 and k0 .. k0+k-1 of v as one panel, zero-padded. */
+    void (*pack)(void *dst, const fmi_gemm_view *v, int64_t row, int rows, int64_t k0, int64_t k);
+    void (*prepare)(fmi_gemm_rows *out, char *scratch, const fmi_gemm_view *v, int64_t row,
+                    int rows, int64_t k0, int64_t k);
+    /* acc[block][ldacc] = (load ? acc : 0) then the chains over r and one panel; cols live. */
+    void (*mul)(const fmi_gemm_rows *r, const void *panel, int cols, float *acc, int64_t ldacc,
+                bool load);
+    void (*store)(const float *acc, int64_t ldacc, int rows, int cols, const fmi_gemm_dst *d);
+} fmi_gemm_kern;
+
+/* The driver: every kind, batch and group, with the kernels for a->dt. */
+fm_status fmi_gemm_drive(const fm_kernel_ctx *k, const fm_gemm_args *a, const fmi_gemm_kern *kern);
+
+extern const fmi_gemm_kern fmi_gemm_bf16_avx2, fmi_gemm_f32_avx2;
+extern const fmi_gemm_kern fmi_gemm_bf16_avx512, fmi_gemm_f32_avx512;
+extern const fmi_gemm_kern fmi_gemm_bf16_amx;
+
+/* Tile configuration of eight full tiles for the calling thread; release gives the state back. */
+void fmi_tiles_configure_amx(void);
+void fmi_tiles_release_amx(void);
+void fmi_gemm_store_avx2(const float *acc, int64_t ldacc, int rows, int cols,
+                         const fmi_gemm_dst *d);
+void fmi_gemm_store_avx512(const float *acc, int64_t ldacc, int rows, int cols,
+                           const fmi_gemm_dst *d);
+
+/* Entries of the operator table. dtypes other than bf16 and f32 go to the reference. */
+fm_status fmi_gemm_x86_avx2(const fm_kernel_ctx *k, const fm_gemm_args *a);
+fm_status fmi_gemm_x86_avx512(const fm_kernel_ctx *k, const fm_gemm_args *a);
+fm_status fmi_gemm_x86_amx(const fm_kernel_ctx *k, const fm_gemm_args *a);
+
+#endif

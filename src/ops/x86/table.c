@@ -1,0 +1,13 @@
+/* The x86 operators: one visible list. The table comes filled with the reference; each level overwrites
+ * what it improves, so an operator missing at a level keeps the one before. */
+#include "ops/x86/gemm_x86.h"
+
+void fm_ops_init_x86(fm_ops *ops, fm_isa isa)
+{
+    if (isa < FM_ISA_AVX2) return;
+    ops->gemm = fmi_gemm_x86_avx2;
+    if (isa < FM_ISA_AVX512) return;
+    ops->gemm = fmi_gemm_x86_avx512;
+    if (isa < FM_ISA_AMX) return;
+    ops->gemm = fmi_gemm_x86_amx;
+}
