@@ -38,7 +38,7 @@ const char *const fmi_chat_template_v31 =
     "    {%- set s.opened = false -%}\n"
     "    {%- for call in m['tool_calls'] -%}\n"
     "      {%- if not s.opened -%}\n"
-    "        {{- (m['content'] if m['content'] is not none else '') + "
+    "        {{- (m['content'] or '') + "
     "'<" BAR "tool" SEP "calls" SEP "begin" BAR ">' -}}\n"
     "        {%- set s.opened = true -%}\n"
     "      {%- endif -%}\n"
