@@ -9,8 +9,8 @@
 #include "model/forward.h"
 
 #define ROWS 2
-#define L 24
-#define T (ROWS * L)
+#define ROW_LEN 24
+#define TOKENS (ROWS * ROW_LEN)
 #define ALPHA 0.5
 #define STEP 1e-5
 
@@ -40,32 +40,32 @@ static void *device(setup *s, size_t bytes)
 static void write_batch(setup *s)
 {
     static const int seg[] = {0, 10, 24, 48};
-    int32_t h[N_ARRAYS * T + 4];
+    int32_t h[N_ARRAYS * TOKENS + 4];
     for (int d = 0; d < 3; d++)
         for (int i = seg[d]; i < seg[d + 1]; i++) {
             uint32_t w[4];
             fmi_rng_words(5, 0, (uint64_t)i, FMI_RNG_TEST, 0, w);
-            h[IDS * T + i] = (int32_t)(w[0] % 320);
-            h[POS * T + i] = i - seg[d];
-            h[BEGIN * T + i] = seg[d];
-            h[END * T + i] = i + 1;
+            h[IDS * TOKENS + i] = (int32_t)(w[0] % 320);
+            h[POS * TOKENS + i] = i - seg[d];
+            h[BEGIN * TOKENS + i] = seg[d];
+            h[END * TOKENS + i] = i + 1;
         }
     s->n_valid = s->n_valid2 = 0;
     for (int d = 0; d < 3; d++)
         for (int i = seg[d]; i < seg[d + 1]; i++) {
             bool one = i + 1 < seg[d + 1], two = i + 2 < seg[d + 1];
-            h[NEXT * T + i] = i + 1 < T ? h[IDS * T + i + 1] : 0;
-            h[TARGET * T + i] = one ? h[IDS * T + i + 1] : -1;
-            h[TARGET2 * T + i] = two ? h[IDS * T + i + 2] : -1;
+            h[NEXT * TOKENS + i] = i + 1 < TOKENS ? h[IDS * TOKENS + i + 1] : 0;
+            h[TARGET * TOKENS + i] = one ? h[IDS * TOKENS + i + 1] : -1;
+            h[TARGET2 * TOKENS + i] = two ? h[IDS * TOKENS + i + 2] : -1;
             s->n_valid += one;
             s->n_valid2 += two;
         }
-    for (int d = 0; d < 4; d++) h[N_ARRAYS * T + d] = seg[d];
+    for (int d = 0; d < 4; d++) h[N_ARRAYS * TOKENS + d] = seg[d];
     OK(fm_write(s->x, s->dev, h, sizeof h, &ok_err));
-    s->b = (fm_batch){.T = T, .ids = s->dev, .pos = s->dev + POS * T, .k_begin = s->dev + BEGIN * T,
-                      .k_end = s->dev + END * T, .seg = s->dev + N_ARRAYS * T, .n_seg = 3, .row_length = L};
+    s->b = (fm_batch){.T = TOKENS, .ids = s->dev, .pos = s->dev + POS * TOKENS, .k_begin = s->dev + BEGIN * TOKENS,
+                      .k_end = s->dev + END * TOKENS, .seg = s->dev + N_ARRAYS * TOKENS, .n_seg = 3, .row_length = ROW_LEN};
     s->next = s->b;
-    s->next.ids = s->dev + NEXT * T;
+    s->next.ids = s->dev + NEXT * TOKENS;
 }
 
 static void open_setup(setup *s, bool recompute)
@@ -76,16 +76,16 @@ static void open_setup(setup *s, bool recompute)
     c.initializer_range = 0.1;
     OK(fmi_model_new(s->x, &c, FM_DTYPE_F64, false, &s->m, &ok_err));
     OK(fmi_model_init(s->m, 3, &ok_err));
-    fm_acts_opts o = {.rows_max = T, .keep = true, .backward = true, .recompute = recompute, .mtp = true,
-                      .logit_rows = 20, .row_length_min = L};
+    fm_acts_opts o = {.rows_max = TOKENS, .keep = true, .backward = true, .recompute = recompute, .mtp = true,
+                      .logit_rows = 20, .row_length_min = ROW_LEN};
     OK(fmi_acts_new(s->m, &o, &s->a, &ok_err));
     OK(fmi_grads_new(s->m, &s->g, &ok_err));
     size_t D = (size_t)c.hidden_size;
-    s->dev = device(s, (N_ARRAYS * T + 4) * sizeof *s->dev);
-    s->rows = device(s, T * 8);
-    s->dh = device(s, T * D * 8);
-    s->dhf = device(s, T * D * 8);
-    s->dmtp = device(s, T * D * 8);
+    s->dev = device(s, (N_ARRAYS * TOKENS + 4) * sizeof *s->dev);
+    s->rows = device(s, TOKENS * 8);
+    s->dh = device(s, TOKENS * D * 8);
+    s->dhf = device(s, TOKENS * D * 8);
+    s->dmtp = device(s, TOKENS * D * 8);
     s->loss = device(s, 64 * 8);
     write_batch(s);
 }
@@ -102,8 +102,8 @@ static void close_setup(setup *s)
 
 static void head(setup *s, fm_grads *g, const void *h, int target, int valid, double weight, void *dh)
 {
-    fmi_head_loss(s->m, s->a, g, h, s->dev + target * T, T, weight / valid, s->rows, dh);
-    fm_op_sum(s->x, &(fm_sum_args){.x = s->rows, .out = s->loss, .n = T, .scale = weight / valid,
+    fmi_head_loss(s->m, s->a, g, h, s->dev + target * TOKENS, TOKENS, weight / valid, s->rows, dh);
+    fm_op_sum(s->x, &(fm_sum_args){.x = s->rows, .out = s->loss, .n = TOKENS, .scale = weight / valid,
                                    .dt = FM_DTYPE_F64});
 }
 
@@ -127,7 +127,7 @@ static double evaluate(setup *s, bool gradient)
             if (s->m->lay.layers[i].moe)
                 fm_op_seq_balance(s->x, &(fm_seq_balance_args){
                                             .score = s->a->layer[i].score, .f = s->a->layer[i].balance_f,
-                                            .loss = (double *)s->loss + 1 + i, .T = T, .L = L,
+                                            .loss = (double *)s->loss + 1 + i, .T = TOKENS, .L = ROW_LEN,
                                             .E = s->m->cfg.n_routed_experts,
                                             .K = s->m->cfg.num_experts_per_tok,
                                             .balance_scale = ALPHA / ROWS, .dt = FM_DTYPE_F64});

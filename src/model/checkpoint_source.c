@@ -134,7 +134,7 @@ static bool is_scale(const fm_layout *l, const char *name)
 
 fm_status fmi_source_check_rest(const fm_tensors *t, const fm_config *c, const fm_layout *l, fm_err *err)
 {
-    const char *first = NULL, *rest;
+    const char *first = NULL, *rest = NULL;
     int n = 0;
     for (int k = 0; k < fm_tensors_count(t); k++) {
         const char *name = fm_tensors_at(t, k)->name;
