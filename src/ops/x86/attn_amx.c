@@ -1,0 +1,86 @@
+/* Attention with AMX tiles for bf16 products and AVX-512 for the rest.
+ *
+ * One tile configuration for all: 16 rows of 64 bytes; operands are padded to it (tile_pack.inc).
+ * C stays in up to four tiles while two A and two B tiles pass by. */
+#include <immintrin.h>
+
+#include "ops/x86/v16.h"
+#include "ops/x86/x86.h"
+
+#define ATTN_AMX
+#include "ops/x86/tile_mm.inc"
+
+typedef struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_config;
+
+static inline void tiles_enter(void)
+{
+    tile_config c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        c.row_bytes[i] = 64;
+        c.rows[i] = 16;
+    }
+    _tile_loadconfig(&c);
+}
+
+static inline void tiles_leave(void)
+{
+    _tile_release();
+}
+
+/* C tiles 0..3 of a 2 x 2 block; `two_r`, `two_l`: whether the second row and lane tile exist. */
+MM_INLINE void mm_tiles(const mm_args *g, int r, int l, const bool two_r, const bool two_l)
+{
+    float *c = g->c + r * g->ldc + l;
+    const uint32_t *a = g->a + r * g->lda, *b = g->b + l;
+    int64_t sa = g->lda * 4, sb = g->ldb * 4, sc = g->ldc * 4;
+    _tile_loadd(0, c, sc);
+    if (two_l) _tile_loadd(1, c + 16, sc);
+    if (two_r) _tile_loadd(2, c + 16 * g->ldc, sc);
+    if (two_r && two_l) _tile_loadd(3, c + 16 * g->ldc + 16, sc);
+    for (int w = 0; w < g->kw; w += 16) {
+        _tile_loadd(4, a + w, sa);
+        _tile_loadd(6, b + w * g->ldb, sb);
+        _tile_dpbf16ps(0, 4, 6);
+        if (two_l) {
+            _tile_loadd(7, b + w * g->ldb + 16, sb);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (two_r) {
+            _tile_loadd(5, a + 16 * g->lda + w, sa);
+            _tile_dpbf16ps(2, 5, 6);
+            if (two_l) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, c, sc);
+    if (two_l) _tile_stored(1, c + 16, sc);
+    if (two_r) _tile_stored(2, c + 16 * g->ldc, sc);
+    if (two_r && two_l) _tile_stored(3, c + 16 * g->ldc + 16, sc);
+}
+
+static void mm_bf16(const mm_args *g)
+{
+    for (int r = 0; r < g->rows; r += 32)
+        for (int l = 0; l < g->lanes; l += 32) {
+            bool two_r = r + 16 < g->rows, two_l = l + 16 < g->lanes;
+            if (two_r && two_l) mm_tiles(g, r, l, true, true);
+            else if (two_r) mm_tiles(g, r, l, true, false);
+            else if (two_l) mm_tiles(g, r, l, false, true);
+            else mm_tiles(g, r, l, false, false);
+        }
+}
+
+#include "ops/x86/tile_pack.inc"
+#include "ops/x86/tile_fwd.inc"
+#include "ops/x86/tile_bwd.inc"
+#include "ops/x86/tile_latent.inc"
+
+void fmi_attn_init_amx(fm_ops *ops)
+{
+    ops->attn = attn;
+    ops->attn_bwd = attn_bwd;
+    ops->attn_latent = attn_latent;
+}

@@ -1,0 +1,15 @@
+/* Elementwise and row operators with AVX-512. */
+#include "ops/x86/v16.h"
+#include "ops/x86/x86.h"
+
+#include "ops/x86/rows_norm.inc"
+#include "ops/x86/rows_ffn.inc"
+#include "ops/x86/rows_loss.inc"
+#include "ops/x86/rows_optim.inc"
+#include "ops/x86/rows_route.inc"
+#include "ops/x86/rows_init.inc"
+
+void fmi_rows_init_avx512(fm_ops *ops)
+{
+    rows_init(ops);
+}
