@@ -72,11 +72,9 @@ static fm_session *session(machine *k, const fm_session_opts *o)
     return s;
 }
 
-static int greedy_of(const char *variant, const char *key, int32_t *out, int cap)
+static int ids_of(const char *path, const char *key, int32_t *out, int cap)
 {
-    char path[160];
     json_t *j = NULL, *a = NULL;
-    snprintf(path, sizeof path, "tests/data/reference/%s/meta.json", variant);
     OK(fmi_json_load(path, 1 << 20, &j, &ok_err));
     OK(fmi_json_get_array(j, path, key, &a, &ok_err));
     int n = (int)json_array_size(a);
@@ -84,6 +82,13 @@ static int greedy_of(const char *variant, const char *key, int32_t *out, int cap
     for (int i = 0; i < n; i++) out[i] = (int32_t)json_integer_value(json_array_get(a, (size_t)i));
     json_decref(j);
     return n;
+}
+
+static int greedy_of(const char *variant, const char *key, int32_t *out, int cap)
+{
+    char path[160];
+    snprintf(path, sizeof path, "tests/data/reference/%s/meta.json", variant);
+    return ids_of(path, key, out, cap);
 }
 
 static void run(fm_session *s, int seq, const int32_t *prompt, int n, fm_generate_opts o,
@@ -126,6 +131,26 @@ static void greedy_variant(const char *device, const char *variant, bool absorbe
                      absorbed ? "absorbed" : "expanded", (int)chunk, i, a.id[i], want[i]);
     fm_session_close(s);
     machine_close(&mc);
+}
+
+/* The whole prompt, against transformers with an attention mask of ones (not for v3-fp8, which it
+ * cannot open here). */
+static void test_greedy_whole(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < N_VARIANTS; v++) {
+        int32_t prompt[64], want[ANSWER_MAX];
+        answer a = {0};
+        if (!strcmp(variants[v], "v3-fp8")) continue;
+        int n = greedy_of(variants[v], "greedy_prompt", prompt, 64);
+        int k = ids_of("tests/data/greedy/full_prompt.json", variants[v], want, ANSWER_MAX);
+        machine mc = machine_open("cpu", variants[v], FM_DTYPE_F32, v & 1);
+        fm_session *s = session(&mc, NULL);
+        run(s, 0, prompt, n, (fm_generate_opts){.tokens_max = k, .ignore_eos = true}, &a);
+        assert_memory_equal(a.id, want, sizeof *want * (size_t)k);
+        fm_session_close(s);
+        machine_close(&mc);
+    }
 }
 
 static void test_greedy(void **state)
@@ -528,7 +553,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stopper),  cmocka_unit_test(test_greedy),
-        cmocka_unit_test(test_greedy_fence), cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_greedy_fence), cmocka_unit_test(test_greedy_whole),
+        cmocka_unit_test(test_batch),
         cmocka_unit_test(test_drafts),   cmocka_unit_test(test_turns),
         cmocka_unit_test(test_auto),     cmocka_unit_test(test_counts),
         cmocka_unit_test(test_score),    cmocka_unit_test(test_errors),
