@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "fathom/nearest.h"
 #include "io/file.h"
 
 #define INI_BYTES_MAX ((size_t)4 << 20)
@@ -314,7 +315,7 @@ fm_status fmi_ini_check_keys(const fmi_ini *ini, const char *const *known, int n
         bool found = false;
         for (int k = 0; k < n && !found; k++) found = !strcmp(e->key, known[k]);
         if (found) continue;
-        const char *near = fmi_nearest(e->key, known, n);
+        const char *near = fm_nearest(e->key, known, n);
         return FM_FAIL(err, FM_E_FORMAT, "%s: line %d: unknown key %s%s%s%s", ini->name, e->line,
                        e->key, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     }

@@ -1,8 +1,8 @@
 /* Recipes: section.key = value, in file order, with line numbers (inih underneath).
  *
- * Refused, with the line: a line without '=', an unclosed section, the same key twice, an empty key,
- * a section of 49 bytes or more, a line longer than FMI_INI_LINE_MAX, a NUL byte. Comments: lines
- * beginning with ; or #, and " ;" after a value. */
+ * Refused, with the line: a line without '=', an unclosed section, the same key twice, an empty
+ * key, a section of 49 bytes or more, a line longer than FMI_INI_LINE_MAX, a NUL byte. Comments:
+ * lines beginning with ; or #, and " ;" after a value. */
 #ifndef FM_IO_INI_H
 #define FM_IO_INI_H
 
@@ -24,7 +24,8 @@ typedef struct fmi_ini {
 
 fm_status fmi_ini_open(const char *path, fmi_ini **out, fm_err *err);
 fm_status fmi_ini_parse(const char *name, const char *text, size_t n, fmi_ini **out, fm_err *err);
-fm_status fmi_ini_new(const char *name, fmi_ini **out, fm_err *err); /* empty, to be filled by set */
+/* Empty, to be filled by set. */
+fm_status fmi_ini_new(const char *name, fmi_ini **out, fm_err *err);
 void fmi_ini_free(fmi_ini *ini);
 
 const char *fmi_ini_get(const fmi_ini *ini, const char *key); /* NULL: absent */
@@ -37,9 +38,5 @@ char *fmi_ini_text(const fmi_ini *ini); /* heap; NULL: out of memory */
 
 /* FM_E_FORMAT for an entry whose key is not in known[n], naming file, line and the nearest one. */
 fm_status fmi_ini_check_keys(const fmi_ini *ini, const char *const *known, int n, fm_err *err);
-
-/* The known key of least edit distance (adjacent swaps count 1), NULL when all are farther than a
- * third of the longer of the two (at least 2). Ties: the first. */
-const char *fmi_nearest(const char *key, const char *const *known, int n);
 
 #endif
