@@ -1,0 +1,59 @@
+/* Counting: parameters, operations, bytes. Exact, by walking the layout; nothing is estimated but what
+ * is said to be. Anchors: 15.706B (V2-Lite), 235.741B (V2), 671.026B (V3). */
+#ifndef FM_MODEL_COUNT_H
+#define FM_MODEL_COUNT_H
+
+#include "model/forward.h"
+
+/* Parameters. The MTP module is apart: its embedding and head are the main ones. "Active": what one token
+ * uses, K of the E experts. */
+typedef struct fmi_param_counts {
+    int64_t total;             /* main model                                                 */
+    int64_t active;            /* with input embedding and head                              */
+    int64_t active_no_embed;   /* without the input embedding                                */
+    int64_t mtp_total;         /* the module's own                                           */
+    int64_t mtp_active;        /* own active, plus the shared embedding and head             */
+    int64_t attention_layer;   /* attention of one layer, latent norms included              */
+    int64_t expert;            /* one routed expert; 0 without                               */
+    int64_t trained;           /* main + MTP without the router bias: what has a gradient    */
+    int64_t largest;           /* elements of the largest tensor                             */
+} fmi_param_counts;
+void fmi_count_params(const fm_config *c, const fm_layout *l, fmi_param_counts *out);
+
+/* Floating-point operations of one token (a multiply-add is 2), the mean over a causal row of L tokens.
+ * Only products count: norms, activations, softmax and rotary do not. */
+typedef struct fmi_flops {
+    double matrices;    /* every weight matrix of attention and FFN, chosen experts only     */
+    double router;
+    double attention;   /* scores and values over (L + 1) / 2 keys, expanded form            */
+    double head;
+    double mtp;         /* the module: block, eh_proj and the head once more; 0 without      */
+    double forward;     /* matrices + router + attention + head                              */
+    double training;    /* 3 x (forward + mtp): each product has two backward products       */
+    double decode;      /* one token at depth L, absorbed form: all L keys, MTP not counted  */
+} fmi_flops;
+void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flops *out);
+
+/* Latent cache of one token; `mtp` adds the module's layer. */
+int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp);
+
+/* Memory by purpose, in bytes. */
+typedef struct fmi_memory_request {
+    fm_dtype dt;
+    bool training;         /* masters, gradients, moments, backward buffers                  */
+    bool muon;             /* its scratch                                                    */
+    bool recompute;
+    bool borrowed;         /* weights stay in the file mapping (not counted as `weights`)    */
+    int64_t rows;          /* tokens of a micro-batch, or of a prefill chunk                 */
+    int64_t row_length;    /* packed row length                                              */
+    int64_t logit_rows;    /* 0: rows, at most 1,024                                         */
+    int64_t cache_tokens;  /* tokens of latent cache                                         */
+} fmi_memory_request;
+
+typedef struct fmi_memory {
+    int64_t weights, masters, gradients, moments, activations, cache, workspace;
+    int64_t total;
+} fmi_memory;
+void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_request *r, fmi_memory *out);
+
+#endif
