@@ -6,8 +6,8 @@
 
 #include "base/base.h"
 
-/* roots: directories that hold models--org--name, best first (".../huggingface/hub"); entries may be
- * NULL. *out: a heap path (fmi_free). An existing path wins over the cache. */
+/* roots: directories that hold models--org--name, best first (".../huggingface/hub"); entries may
+ * be NULL. *out: a heap path (fmi_free). An existing path wins over the cache. */
 fm_status fmi_model_dir_resolve(const char *name, const char *const *roots, int n_roots, char **out,
                                 fm_err *err);
 

@@ -1,5 +1,5 @@
-/* Files and directories: reading whole, writing so that a reader sees the old or the new and nothing
- * between, and read-only mappings.
+/* Files and directories: reading whole, writing so that a reader sees the old or the new and
+ * nothing between, and read-only mappings.
  *
  * Atomic means: written beside the target as NAME.tmp-<pid>-<n>, synced, renamed, directory synced.
  * After any failure (a full disk included) the temporary is removed and the target is untouched.
@@ -43,7 +43,7 @@ fm_status fmi_dir_make(const char *path, fm_err *err);    /* with parents; exist
 fm_status fmi_tree_remove(const char *path, fm_err *err); /* file or directory; missing is fine;
                                                              symbolic links are not followed */
 
-/* Names in a directory without . and .., sorted by bytes. Free each and the array: fmi_names_free. */
+/* Names in a directory without . and .., sorted by bytes; free with fmi_names_free. */
 fm_status fmi_dir_names(const char *path, char ***names, int *n, fm_err *err);
 void fmi_names_free(char **names, int n);
 
@@ -53,8 +53,8 @@ bool fmi_path_exists(const char *path);
 char *fmi_path_join(const char *dir, const char *name); /* heap; NULL: out of memory */
 char *fmi_path_parent(const char *path);                /* heap; "." where there is none */
 
-/* Read-only mapping. A zeroed fm_map may be closed. An empty file has data NULL and bytes 0. The file
- * must not be truncated while mapped (SIGBUS): checkpoints are replaced, never rewritten. */
+/* Read-only mapping. A zeroed fm_map may be closed. An empty file has data NULL and bytes 0. The
+ * file must not be truncated while mapped (SIGBUS): checkpoints are replaced, never rewritten. */
 typedef struct fm_map {
     const uint8_t *data;
     size_t bytes;
@@ -63,7 +63,7 @@ typedef enum fmi_advice { FMI_ADVICE_SEQUENTIAL, FMI_ADVICE_WILL_NEED, FMI_ADVIC
 
 fm_status fm_map_open(fm_map *m, const char *path, fm_err *err);
 void fm_map_close(fm_map *m);
-/* A hint for [offset, offset + bytes); DONE lets the kernel drop the pages (data stays readable). */
+/* A hint for [offset, offset + bytes); DONE lets the kernel drop the pages (still readable). */
 void fm_map_advise(const fm_map *m, size_t offset, size_t bytes, fmi_advice advice);
 
 #endif

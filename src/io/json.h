@@ -15,7 +15,7 @@
 #define FMI_JSON_BYTES_MAX ((size_t)256 << 20) /* a sensible max_bytes; tokenizer.json is ~10 MB */
 
 fm_status fmi_json_load(const char *path, size_t max_bytes, json_t **out, fm_err *err);
-/* `name` stands for the file in messages ("data.jsonl: line 12"). `any`: a bare value is allowed. */
+/* `name` stands for the file in messages ("data.jsonl: line 12"). `any`: bare values allowed. */
 fm_status fmi_json_parse(const char *name, const char *text, size_t n, bool any, json_t **out,
                          fm_err *err);
 

@@ -85,11 +85,11 @@ typedef struct fmi_st_meta {
 } fmi_st_meta;
 
 typedef struct fmi_st_writer fmi_st_writer;
-/* specs and their names are copied. Metadata usually is {"format", "pt"}, which transformers wants. */
+/* specs and their names are copied. Metadata usually is {"format", "pt"}: transformers wants it. */
 fm_status fmi_st_writer_open(const char *path, const fmi_st_spec *specs, int n_specs,
                              const fmi_st_meta *meta, int n_meta, fmi_st_writer **out, fm_err *err);
-/* Appends bytes to tensor `name`, which must be the next unfinished one. FM_E_STATE: another is next,
- * or too many bytes. */
+/* Appends bytes to tensor `name`, which must be the next unfinished one. FM_E_STATE: another is
+ * next, or too many bytes. */
 fm_status fmi_st_writer_write(fmi_st_writer *w, const char *name, const void *data, size_t bytes,
                               fm_err *err);
 /* FM_E_STATE when data is missing; publishes. Then free, which without close leaves nothing. */

@@ -15,7 +15,7 @@
  *   128     w*T   tokens; then zero bytes to a multiple of 8
  *   ..      8D+8  first token of each document, strictly ascending from 0; the last entry is T
  *   ..      8D    UTF-8 bytes of each document's text; their sum is S
- * Also in docs/formats.md. A shard is never rewritten in place. Read-only and shareable once open. */
+ * Also in docs/formats.md. Never rewritten in place; read-only and shareable once open. */
 #ifndef FM_IO_SHARDS_H
 #define FM_IO_SHARDS_H
 
@@ -37,7 +37,7 @@ typedef struct fmi_shard {
     const uint8_t *lengths;   /* [D] u64 */
 } fmi_shard;
 
-/* Checks everything but the payload hash: header, lengths, document table, byte counts, token ids. */
+/* Checks all but the payload hash: header, lengths, document table, byte counts, token ids. */
 fm_status fmi_shard_open(const char *path, fmi_shard **out, fm_err *err);
 /* From memory, borrowed until close. */
 fm_status fmi_shard_parse(const char *name, const void *data, size_t bytes, fmi_shard **out,
