@@ -27,6 +27,8 @@ typedef struct fm_text {
     size_t n, cap;
 } fm_text;
 
+fm_status fm_ids_push(fm_ids *ids, int32_t id, fm_err *err);
+fm_status fm_text_push(fm_text *text, const void *bytes, size_t n, fm_err *err);
 void fm_ids_deinit(fm_ids *ids);
 void fm_text_deinit(fm_text *text);
 

@@ -112,7 +112,7 @@ static fm_status merge_heap(fmi_encoder *e, const char *s, size_t n, fm_ids *ids
         if (!st) st = push_pair(e, &n_heap, at, err);
     }
     for (uint32_t i = 0; i != UINT32_MAX && !st; i = e->node[i].next)
-        st = fmi_ids_push(ids, e->node[i].id, err);
+        st = fm_ids_push(ids, e->node[i].id, err);
     return st;
 }
 
@@ -135,7 +135,7 @@ void fmi_bpe_index_whole(fm_tokenizer *t, int32_t id)
 fm_status fmi_bpe_encode(fmi_encoder *e, const char *piece, size_t n, fm_ids *ids, fm_err *err)
 {
     const fm_tokenizer *t = e->tok;
-    if (n == 1) return fmi_ids_push(ids, t->byte_id[(unsigned char)*piece], err);
+    if (n == 1) return fm_ids_push(ids, t->byte_id[(unsigned char)*piece], err);
     fmi_bpe_slot *slot = NULL;
     if (n <= sizeof slot->key) {
         slot = &e->cache[piece_hash(piece, n) & (FMI_BPE_CACHE - 1)];
@@ -148,7 +148,7 @@ fm_status fmi_bpe_encode(fmi_encoder *e, const char *piece, size_t n, fm_ids *id
         }
     }
     int32_t whole = t->ignore_merges ? whole_token(t, piece, n) : -1;
-    if (whole >= 0) return fmi_ids_push(ids, whole, err);
+    if (whole >= 0) return fm_ids_push(ids, whole, err);
     if (n > SCAN_MAX) return merge_heap(e, piece, n, ids, err);
     int32_t local[SCAN_MAX];
     for (size_t i = 0; i < n; i++) local[i] = t->byte_id[(unsigned char)piece[i]];

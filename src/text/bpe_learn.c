@@ -212,7 +212,7 @@ static fm_status token_of(learner *l, fmi_bpe_model *m, const char *s, size_t n,
     m->begin = b;
     m->len = e;
     uint64_t begin = m->pool.n;
-    if (!st) st = fmi_text_put(&m->pool, s, n, err);
+    if (!st) st = fm_text_push(&m->pool, s, n, err);
     if (st) return st;
     m->begin[m->n_tokens] = begin;
     m->len[m->n_tokens] = (uint32_t)n;
@@ -225,8 +225,8 @@ static fm_status merge_pair(learner *l, fmi_bpe_model *m, uint32_t index, fm_tex
 {
     int32_t a = (int32_t)(l->pair[index].key >> 32), b = (int32_t)(uint32_t)l->pair[index].key, c = 0;
     joined->n = 0;
-    fm_status st = fmi_text_put(joined, m->pool.data + m->begin[a], m->len[a], err);
-    if (!st) st = fmi_text_put(joined, m->pool.data + m->begin[b], m->len[b], err);
+    fm_status st = fm_text_push(joined, m->pool.data + m->begin[a], m->len[a], err);
+    if (!st) st = fm_text_push(joined, m->pool.data + m->begin[b], m->len[b], err);
     if (!st) st = token_of(l, m, joined->data, joined->n, &c, err);
     void *p = m->merge;
     if (!st) st = fmi_grow(&p, &m->cap_merges, m->n_merges + 1, sizeof *m->merge, err);

@@ -35,7 +35,7 @@ static fm_status put_token(fm_text *out, const fmi_bpe_model *m, int32_t id, fm_
     for (uint32_t i = 0; i < m->len[id] && !st; i++) {
         char c[4];
         int n = fmi_utf8_put(fmi_byte_char((unsigned char)m->pool.data[m->begin[id] + i]), c);
-        st = fmi_text_put(out, c, (size_t)n, err);
+        st = fm_text_push(out, c, (size_t)n, err);
     }
     return st;
 }

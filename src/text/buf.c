@@ -37,14 +37,14 @@ fm_status fmi_text_reserve(fm_text *text, size_t extra, fm_err *err)
     return st;
 }
 
-fm_status fmi_ids_push(fm_ids *ids, int32_t id, fm_err *err)
+fm_status fm_ids_push(fm_ids *ids, int32_t id, fm_err *err)
 {
     fm_status st = fmi_ids_reserve(ids, 1, err);
     if (!st) ids->data[ids->n++] = id;
     return st;
 }
 
-fm_status fmi_text_put(fm_text *text, const void *bytes, size_t n, fm_err *err)
+fm_status fm_text_push(fm_text *text, const void *bytes, size_t n, fm_err *err)
 {
     fm_status st = fmi_text_reserve(text, n, err);
     if (st) return st;
@@ -56,7 +56,7 @@ fm_status fmi_text_put(fm_text *text, const void *bytes, size_t n, fm_err *err)
 
 fm_status fmi_text_puts(fm_text *text, const char *s, fm_err *err)
 {
-    return fmi_text_put(text, s, strlen(s), err);
+    return fm_text_push(text, s, strlen(s), err);
 }
 
 void fm_ids_deinit(fm_ids *ids)

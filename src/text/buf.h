@@ -3,14 +3,12 @@
 #define FM_TEXT_BUF_H
 
 #include "base/base.h"
-#include "fathom/tokenizer.h"
+#include "fathom/tokenizer.h" /* fm_ids, fm_text and their push */
 
 /* Room for `extra` more elements; data and n stay as they were on failure. */
 fm_status fmi_ids_reserve(fm_ids *ids, size_t extra, fm_err *err);
 fm_status fmi_text_reserve(fm_text *text, size_t extra, fm_err *err);
 
-fm_status fmi_ids_push(fm_ids *ids, int32_t id, fm_err *err);
-fm_status fmi_text_put(fm_text *text, const void *bytes, size_t n, fm_err *err);
 fm_status fmi_text_puts(fm_text *text, const char *s, fm_err *err);
 
 /* Grows *p (elements of `size` bytes, room for *cap) to hold at least `need` elements. */

@@ -74,7 +74,7 @@ static void puts_(renderer *r, const char *s)
 
 static void put(renderer *r, fm_str s)
 {
-    if (!r->st) r->st = fmi_text_put(r->out, s.data, s.n, r->err);
+    if (!r->st) r->st = fm_text_push(r->out, s.data, s.n, r->err);
 }
 
 /* From `begin` to here the assistant speaks. */

@@ -141,9 +141,9 @@ static fm_status take_document(void *arg, const char *text, size_t n, fm_err *er
 {
     preparer *p = arg;
     p->ids.n = 0;
-    fm_status st = p->tok->bos >= 0 ? fmi_ids_push(&p->ids, p->tok->bos, err) : FM_OK;
+    fm_status st = p->tok->bos >= 0 ? fm_ids_push(&p->ids, p->tok->bos, err) : FM_OK;
     if (!st) st = fmi_encode(p->enc, text, n, FM_ENCODE_PLAIN, &p->ids, err);
-    if (!st) st = fmi_ids_push(&p->ids, p->tok->eos, err);
+    if (!st) st = fm_ids_push(&p->ids, p->tok->eos, err);
     if (st) return st;
     p->source.n_documents++;
     p->source.n_tokens += (int64_t)p->ids.n;

@@ -25,7 +25,7 @@ fm_status fm_tokenizer_decode(const fm_tokenizer *tok, const int32_t *ids, size_
                               fm_text *text, fm_err *err)
 {
     size_t before = text->n;
-    fm_status st = fmi_text_put(text, "", 0, err);
+    fm_status st = fm_text_push(text, "", 0, err);
     for (size_t i = 0; i < n && !st; i++) {
         size_t len;
         const char *s = fm_tokenizer_token_bytes(tok, ids[i], &len);
@@ -33,7 +33,7 @@ fm_status fm_tokenizer_decode(const fm_tokenizer *tok, const int32_t *ids, size_
             st = FM_FAIL(err, FM_E_RANGE, "id %d at index %zu: the vocabulary has no such token (%d ids)",
                          ids[i], i, tok->n_vocab);
         else if (!(flags & FM_DECODE_SKIP_CONTROL) || !fm_tokenizer_is_control(tok, ids[i]))
-            st = fmi_text_put(text, s, len, err);
+            st = fm_text_push(text, s, len, err);
     }
     if (st) text->n = before;
     return st;
@@ -52,13 +52,13 @@ static fm_status put_whole(const unsigned char *buf, size_t n, bool last, fm_tex
     fm_status st = FM_OK;
     while (i < n) {
         size_t run = fmi_utf8_valid((const char *)buf + i, n - i);
-        st = fmi_text_put(out, buf + i, run, err);
+        st = fm_text_push(out, buf + i, run, err);
         i += run;
         if (st || i == n) break;
         bool partial;
         fmi_utf8_char(buf + i, n - i, &partial);
         if (partial && !last) break;
-        st = fmi_text_put(out, "\xef\xbf\xbd", 3, err);
+        st = fm_text_push(out, "\xef\xbf\xbd", 3, err);
         if (st) break;
         i += fmi_utf8_bad(buf + i, n - i);
     }

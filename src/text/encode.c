@@ -88,7 +88,7 @@ static fm_status encode_run(fmi_encoder *e, int round, const char *s, size_t n, 
             continue;
         }
         st = encode_run(e, round + 1, s + done, i - done, err);
-        if (!st) st = fmi_ids_push(e->ids, a->id, err);
+        if (!st) st = fm_ids_push(e->ids, a->id, err);
         i += a->n;
         done = i;
     }

@@ -43,7 +43,7 @@ static fm_status translate(const char *p, fm_text *out, fm_err *err)
                 return FM_FAIL(err, FM_E_UNSUPPORTED, "\\%c%s at byte %zu of the expression", e,
                                in_set ? " in a set" : "", i - 1);
             else
-                st = fmi_text_put(out, p + i - 1, 2, err);
+                st = fm_text_push(out, p + i - 1, 2, err);
             continue;
         }
         if (in_set) {
@@ -56,7 +56,7 @@ static fm_status translate(const char *p, fm_text *out, fm_err *err)
             in_set = true;
             set_at = i + (p[i + 1] == '^' ? 2 : 1); /* a ] there is an ordinary character */
         }
-        st = fmi_text_put(out, &p[i], 1, err);
+        st = fm_text_push(out, &p[i], 1, err);
     }
     return st;
 }

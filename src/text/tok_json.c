@@ -36,7 +36,7 @@ static fm_status put_mapped(fm_text *pool, const char *s, size_t n, fm_err *err)
     for (size_t i = 0; i < n;) {
         int len = fmi_utf8_char((const unsigned char *)s + i, n - i, NULL);
         int b = len ? fmi_char_byte(fmi_utf8_get((const unsigned char *)s + i, len)) : -1;
-        if (b < 0) return fmi_text_put(pool, s, n, err);
+        if (b < 0) return fm_text_push(pool, s, n, err);
         o[k++] = (char)b;
         i += (size_t)len;
     }
@@ -167,8 +167,8 @@ static fm_status load_merge(fmi_load *l, size_t i, const json_t *v, fm_text *joi
     fm_status st = merge_halves(l, i, v, s, n, err);
     if (st) return st;
     joined->n = 0;
-    st = fmi_text_put(joined, s[0], n[0], err);
-    if (!st) st = fmi_text_put(joined, s[1], n[1], err);
+    st = fm_text_push(joined, s[0], n[0], err);
+    if (!st) st = fm_text_push(joined, s[1], n[1], err);
     if (st) return st;
     const json_t *id[3] = { vocab_get(l, s[0], n[0]), vocab_get(l, s[1], n[1]),
                             vocab_get(l, joined->data, joined->n) };
@@ -241,7 +241,7 @@ static fm_status load_added_one(fmi_load *l, size_t i, const json_t *v, fm_err *
     if (json_is_true(json_object_get(v, "normalized"))) t->kind[id] |= FMI_TOKEN_SECOND;
     t->begin[id] = t->pool.n;
     t->len[id] = (uint32_t)n;
-    return fmi_text_put(&t->pool, s, n, err);
+    return fm_text_push(&t->pool, s, n, err);
 }
 
 /* After the pool has its final address. */

@@ -20,8 +20,8 @@ static fm_status literal_pattern(const char *s, fm_text *out, fm_err *err)
 {
     fm_status st = fmi_text_puts(out, "", err);
     for (; *s && !st; s++) {
-        if (strchr("\\^$.[]|()?*+{}#-&", *s)) st = fmi_text_put(out, "\\", 1, err);
-        if (!st) st = fmi_text_put(out, s, 1, err);
+        if (strchr("\\^$.[]|()?*+{}#-&", *s)) st = fm_text_push(out, "\\", 1, err);
+        if (!st) st = fm_text_push(out, s, 1, err);
     }
     return st;
 }

@@ -44,7 +44,7 @@ fm_status fmi_words_push(fmi_words *w, const char *s, size_t n, int64_t count, f
     st = fmi_grow(&p, &w->cap, w->n + 1, sizeof *w->word, err);
     w->word = p;
     uint64_t begin = w->pool.n;
-    if (!st) st = fmi_text_put(&w->pool, s, n, err);
+    if (!st) st = fm_text_push(&w->pool, s, n, err);
     if (st) return st;
     w->word[w->n++] = (fmi_word){ begin, (uint32_t)n, count };
     w->slot[i] = (uint32_t)w->n;
