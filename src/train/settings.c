@@ -180,17 +180,6 @@ fm_status fmi_settings_get(const fmi_settings *s, const char *key, char *out, si
     return FM_OK;
 }
 
-fm_status fmi_settings_read(fmi_settings *s, fm_config *c, const fmi_ini *ini, fm_err *err)
-{
-    for (int i = 0; i < ini->n; i++) {
-        const fmi_ini_entry *e = &ini->entries[i];
-        if (!strncmp(e->key, "data.text_", 10)) continue;
-        fm_status st = fmi_settings_set(s, c, e->key, e->value, err);
-        if (st) return fmi_fail_prefix(err, st, "%s: line %d", ini->name, e->line);
-    }
-    return FM_OK;
-}
-
 fm_status fmi_settings_write(const fmi_settings *s, fmi_ini *ini, fm_err *err)
 {
     char value[FMI_TEXT_MAX + 8];

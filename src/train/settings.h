@@ -83,8 +83,6 @@ fm_status fmi_settings_set(fmi_settings *s, fm_config *c, const char *key, const
                            fm_err *err);
 /* The value as text; "auto" for an unresolved one. */
 fm_status fmi_settings_get(const fmi_settings *s, const char *key, char *out, size_t cap, fm_err *err);
-/* Every entry of a recipe; errors name file and line. Keys data.text_1.. are left to the caller. */
-fm_status fmi_settings_read(fmi_settings *s, fm_config *c, const fmi_ini *ini, fm_err *err);
 /* Puts every setting into ini. */
 fm_status fmi_settings_write(const fmi_settings *s, fmi_ini *ini, fm_err *err);
 

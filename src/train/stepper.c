@@ -304,7 +304,7 @@ fm_status fmi_step_probe(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, 
     return st ? st : fm_sync(t->m->x, err);
 }
 
-fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, int64_t max_targets, fmi_eval_out *out, fm_err *err)
+fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_err *err)
 {
     fm_model *m = t->m;
     out->n_target = 0;
@@ -318,7 +318,7 @@ fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, int64_t max_targets, fmi
         fm_batch b = batch_of(t, 0, t->o.micro_rows);
         const fmi_feed_arrays *h = &t->micro[0];
         out->n_target += h->n_target;
-        more = used == t->o.micro_rows && (!max_targets || out->n_target < max_targets);
+        more = used == t->o.micro_rows;
         if (!h->n_target) continue;
         fmi_forward(m, t->acts, &b, NULL);
         fmi_head_loss(m, t->acts, NULL, t->acts->h, on_dev(t, h->target), b.T, 0, t->loss_rows, NULL);

@@ -73,12 +73,11 @@ fm_status fmi_step_run(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, co
  * router bias stay; the feed is the caller's to rewind. */
 fm_status fmi_step_probe(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, int64_t rows, fm_err *err);
 
-/* Mean loss in nats over the next targets of a `once` feed, until it is used up or max_targets are
- * reached (0: no limit). loss is the sum. */
+/* Sum of the loss in nats over every next token of a `once` feed. */
 typedef struct fmi_eval_out {
     double nats;
     int64_t n_target;
 } fmi_eval_out;
-fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, int64_t max_targets, fmi_eval_out *out, fm_err *err);
+fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_err *err);
 
 #endif
