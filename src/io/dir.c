@@ -221,10 +221,10 @@ static fm_status sync_tree(const char *path, int depth, fm_err *err)
 }
 
 /* Puts tmp in the place of an existing path; the old tree is removed last. */
-static fm_status exchange(const char *tmp, const char *path, fm_err *err)
+static fm_status exchange(const char *tmp, const char *path, const char *parent, fm_err *err)
 {
     if (renameat2(AT_FDCWD, tmp, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
-        fm_status st = fmi_sync_parent(path, err);
+        fm_status st = fmi_sync_dir(parent, err);
         return st ? st : fmi_tree_remove(tmp, err);
     }
     if (errno != EINVAL && errno != ENOSYS)
@@ -239,7 +239,7 @@ static fm_status exchange(const char *tmp, const char *path, fm_err *err)
         st = FM_FAIL(err, FM_E_IO, "%s: cannot rename to %s: %m", tmp, path);
         if (rename(old, path)) st = fmi_fail_prefix(err, st, "%s is now %s", path, old);
     } else {
-        st = fmi_sync_parent(path, err);
+        st = fmi_sync_dir(parent, err);
         if (!st) st = fmi_tree_remove(old, err);
     }
     fmi_free(old);
@@ -249,18 +249,19 @@ static fm_status exchange(const char *tmp, const char *path, fm_err *err)
 fm_status fmi_dir_close_tmp(const char *tmp, const char *path_in, bool replace, fm_err *err)
 {
     char *path = fmi_format("%.*s", (int)trimmed_length(path_in), path_in);
-    if (!path) return FM_FAIL(err, FM_E_NOMEM, "%s: publishing", path_in);
-    bool exists = fmi_path_exists(path);
-    fm_status st = FM_OK;
-    if (exists && !replace) st = FM_FAIL(err, FM_E_STATE, "%s: already exists", path);
+    char *parent = path ? fmi_path_parent(path) : NULL;
+    bool exists = parent && fmi_path_exists(path);
+    fm_status st = parent ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s: publishing", path_in);
+    if (!st && exists && !replace) st = FM_FAIL(err, FM_E_STATE, "%s: already exists", path);
     if (!st) st = sync_tree(tmp, 1, err);
     if (!st && exists) {
-        st = exchange(tmp, path, err);
+        st = exchange(tmp, path, parent, err);
     } else if (!st) {
         if (rename(tmp, path)) st = FM_FAIL(err, FM_E_IO, "%s: cannot rename to %s: %m", tmp, path);
-        if (!st) st = fmi_sync_parent(path, err);
+        if (!st) st = fmi_sync_dir(parent, err);
     }
     fmi_free(path);
+    fmi_free(parent);
     return st;
 }
 

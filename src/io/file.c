@@ -19,6 +19,7 @@
 
 struct fmi_out {
     char *path;
+    char *parent; /* known before the rename: after it nothing but the sync may fail */
     char *tmp; /* what is written; NULL: path itself (a device or a pipe) */
     int fd;    /* -1: closed */
     bool tmp_exists;
@@ -138,9 +139,10 @@ fm_status fmi_out_open(const char *path, fmi_out **out, fm_err *err)
     if (!o) return FM_FAIL(err, FM_E_NOMEM, "%s: writer", path);
     o->fd = -1;
     o->path = fmi_strdup(path);
+    o->parent = fmi_path_parent(path);
     o->buf = fmi_alloc(OUT_BUFFER);
     fm_status st =
-        o->path && o->buf ? out_start(o, err) : FM_FAIL(err, FM_E_NOMEM, "%s: writer", path);
+        o->path && o->parent && o->buf ? out_start(o, err) : FM_FAIL(err, FM_E_NOMEM, "%s: writer", path);
     if (st) {
         fmi_out_free(o);
         return st;
@@ -205,15 +207,6 @@ fm_status fmi_sync_dir(const char *path, fm_err *err)
     return st;
 }
 
-fm_status fmi_sync_parent(const char *path, fm_err *err)
-{
-    char *parent = fmi_path_parent(path);
-    if (!parent) return FM_FAIL(err, FM_E_NOMEM, "%s: syncing its directory", path);
-    fm_status st = fmi_sync_dir(parent, err);
-    fmi_free(parent);
-    return st;
-}
-
 fm_status fmi_out_close(fmi_out *o, fm_err *err)
 {
     FM_ASSERT(o->fd >= 0);
@@ -226,7 +219,7 @@ fm_status fmi_out_close(fmi_out *o, fm_err *err)
     if (!o->tmp) return FM_OK;
     if (rename(o->tmp, o->path)) return FM_FAIL(err, FM_E_IO, "%s: cannot rename: %m", o->tmp);
     o->tmp_exists = false;
-    return fmi_sync_parent(o->path, err);
+    return fmi_sync_dir(o->parent, err);
 }
 
 void fmi_out_free(fmi_out *o)
@@ -236,6 +229,7 @@ void fmi_out_free(fmi_out *o)
     if (o->tmp_exists) unlink(o->tmp);
     fmi_free(o->tmp);
     fmi_free(o->path);
+    fmi_free(o->parent);
     fmi_free(o->buf);
     fmi_free(o);
 }

@@ -7,6 +7,5 @@
 /* file.c. path is for messages. */
 fm_status fmi_write_all(int fd, const char *path, const void *data, size_t bytes, fm_err *err);
 fm_status fmi_sync_dir(const char *path, fm_err *err);
-fm_status fmi_sync_parent(const char *path, fm_err *err);
 
 #endif

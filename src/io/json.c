@@ -10,9 +10,19 @@
 
 static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
 
+/* jansson's lexer calls a failed allocation a syntax error; this remembers the truth. */
+static _Thread_local bool alloc_failed;
+
+static void *json_alloc(size_t bytes)
+{
+    void *p = fmi_alloc(bytes);
+    if (!p) alloc_failed = true;
+    return p;
+}
+
 static void set_alloc(void)
 {
-    json_set_alloc_funcs(fmi_alloc, fmi_free);
+    json_set_alloc_funcs(json_alloc, fmi_free);
 }
 
 void fmi_json_init(void)
@@ -64,13 +74,14 @@ fm_status fmi_json_parse(const char *name, const char *text, size_t n, bool any,
                        line_of(text, deep), deep, FMI_JSON_DEPTH_MAX);
     json_error_t e;
     memset(&e, 0, sizeof e);
+    alloc_failed = false;
     size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | (any ? JSON_DECODE_ANY : 0);
     json_t *j = json_loadb(text, n, flags, &e);
     if (j) {
         *out = j;
         return FM_OK;
     }
-    if (json_error_code(&e) == json_error_out_of_memory || !e.text[0])
+    if (alloc_failed || json_error_code(&e) == json_error_out_of_memory)
         return FM_FAIL(err, FM_E_NOMEM, "%s: JSON of %zu bytes", name, n);
     return FM_FAIL(err, FM_E_FORMAT, "%s: line %d, column %d (byte %d): %s", name, e.line, e.column,
                    e.position, e.text);
