@@ -1,5 +1,5 @@
-/* The execution context and its devices: the fence stops the host from touching device memory and runs
- * operators late; errors stick and name the operator; memory is zeroed and counted. */
+/* The execution context and its devices: the fence stops the host from touching device memory and
+ * runs operators late; errors stick and name the operator; memory is zeroed and counted. */
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -54,7 +54,8 @@ static void test_fence_kills_host_access(void **state)
     fm_exec_close(x);
 }
 
-/* Arguments are copied at the issue; the operator runs at the next read, on what memory holds then. */
+/* Arguments are copied at the issue; the operator runs at the next read, on what memory holds
+ * then. */
 static void test_fence_queues(void **state)
 {
     (void)state;
@@ -143,7 +144,8 @@ static void test_borrow(void **state)
 {
     (void)state;
     float host = 3;
-    fm_exec *cpu = open_exec("cpu", 1, FM_ISA_SCALAR), *fence = open_exec("fence", 1, FM_ISA_SCALAR);
+    fm_exec *cpu = open_exec("cpu", 1, FM_ISA_SCALAR);
+    fm_exec *fence = open_exec("fence", 1, FM_ISA_SCALAR);
     assert_ptr_equal(fm_dev_borrow(cpu, &host), &host);
     assert_null(fm_dev_borrow(fence, &host));
     fm_exec_close(cpu);
@@ -270,7 +272,8 @@ static void test_open_without_memory(void **state)
             fm_exec *x = NULL;
             fm_err e = {0};
             fmi_alloc_fail_after(n);
-            fm_status st = fm_exec_open(&(fm_exec_opts){devices[d], 2, FM_ISA_SCALAR, false}, &x, &e);
+            fm_status st = fm_exec_open(&(fm_exec_opts){devices[d], 2, FM_ISA_SCALAR, false}, &x,
+                                        &e);
             fmi_alloc_fail_after(0);
             if (!st) {
                 fm_exec_close(x);

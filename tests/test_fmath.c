@@ -1,5 +1,5 @@
-/* exp, log, sigmoid and silu against libm in double over dense sweeps, their special values, and that
- * flushing subnormals changes nothing in exp and log. */
+/* exp, log, sigmoid and silu against libm in double over dense sweeps, their special values, and
+ * that flushing subnormals changes nothing in exp and log. */
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -80,8 +80,8 @@ static void test_log(void **state)
     assert_true(fmi_logf(fmi_bits_f32(1)) == -INFINITY);
 }
 
-/* sigmoid: exp carries 1.5 ulp into 1 + exp, then two roundings: 1.5 + 0.5 + 0.5, doubled at most by
- * the change of binade; silu one rounding more. */
+/* sigmoid: exp carries 1.5 ulp into 1 + exp, then two roundings: 1.5 + 0.5 + 0.5, doubled at most
+ * by the change of binade; silu one rounding more. */
 static void test_sigmoid(void **state)
 {
     (void)state;

@@ -1,10 +1,11 @@
-/* Forward operators in f32 and bf16 against F64 from the same rounded inputs, the absorbed attention
- * against the expanded one, and the order of sums of the bf16 and f32 products against loops written
- * here, bit for bit, over random shapes.
+/* Forward operators in f32 and bf16 against F64 from the same rounded inputs, the absorbed
+ * attention against the expanded one, and the order of sums of the bf16 and f32 products against
+ * loops written here, bit for bit, over random shapes.
  *
- * Limits: f32: normalised squared error 1e-14 + 1e-15 * terms (each term one rounding of 2^-24, squared
- * 3.6e-15 / 3). bf16 outputs: a rounding moves a value by at most 2^-8 of it, so 2^-16 = 1.53e-5 for single
- * values; over many of them the mean square is a third of that at most, 5.1e-6: 6e-6. */
+ * Limits: f32: normalised squared error 1e-14 + 1e-15 * terms (each term one rounding of 2^-24,
+ * squared 3.6e-15 / 3). bf16 outputs: a rounding moves a value by at most 2^-8 of it, so 2^-16 =
+ * 1.53e-5 for single values; over many of them the mean square is a third of that at most, 5.1e-6:
+ * 6e-6. */
 #include "ops_util.h"
 
 static const fm_dtype types[2] = {FM_DTYPE_F32, FM_DTYPE_BF16};
@@ -85,25 +86,27 @@ typedef struct dims {
 static void call_gemm(fm_exec *x, const void *user, fm_dtype dt, void *const *in, void *const *out)
 {
     const dims *d = user;
-    fm_op_gemm(x, &(fm_gemm_args){.a = in[0], .b = in[1], .c = out[0], .kind = FM_GEMM_NT, .m = d->a,
-               .n = d->b, .k = d->c, .lda = d->c, .ldb = d->c, .ldc = d->b, .dt = dt,
-               .dtc = fmi_full_dtype(dt)});
-    fm_op_gemm(x, &(fm_gemm_args){.a = in[0], .b = in[1], .c = out[1], .kind = FM_GEMM_NT, .m = d->a,
-               .n = d->b, .k = d->c, .lda = d->c, .ldb = d->c, .ldc = d->b, .dt = dt, .dtc = dt});
+    fm_op_gemm(x, &(fm_gemm_args){.a = in[0], .b = in[1], .c = out[0], .kind = FM_GEMM_NT,
+                                  .m = d->a, .n = d->b, .k = d->c, .lda = d->c, .ldb = d->c,
+                                  .ldc = d->b, .dt = dt, .dtc = fmi_full_dtype(dt)});
+    fm_op_gemm(x, &(fm_gemm_args){.a = in[0], .b = in[1], .c = out[1], .kind = FM_GEMM_NT,
+                                  .m = d->a, .n = d->b, .k = d->c, .lda = d->c, .ldb = d->c,
+                                  .ldc = d->b, .dt = dt, .dtc = dt});
 }
 
 static void call_norm(fm_exec *x, const void *user, fm_dtype dt, void *const *in, void *const *out)
 {
     const dims *d = user;
-    fm_op_rmsnorm(x, &(fm_rmsnorm_args){in[0], in[1], out[0], out[1], out[2], d->a, d->b, d->b, d->b,
-                  1e-6, dt});
+    fm_op_rmsnorm(x, &(fm_rmsnorm_args){in[0], in[1], out[0], out[1], out[2], d->a, d->b, d->b,
+                                        d->b, 1e-6, dt});
 }
 
-static void call_swiglu(fm_exec *x, const void *user, fm_dtype dt, void *const *in, void *const *out)
+static void call_swiglu(fm_exec *x, const void *user, fm_dtype dt, void *const *in,
+                        void *const *out)
 {
     const dims *d = user;
-    fm_op_swiglu(x, &(fm_swiglu_args){in[0], in[1], NULL, NULL, out[0], d->a, d->b, d->b, d->b, d->b,
-                 dt});
+    fm_op_swiglu(x, &(fm_swiglu_args){in[0], in[1], NULL, NULL, out[0], d->a, d->b, d->b, d->b,
+                                      d->b, dt});
 }
 
 static void call_lse(fm_exec *x, const void *user, fm_dtype dt, void *const *in, void *const *out)
@@ -155,8 +158,8 @@ typedef struct attn_user {
 static void call_attn(fm_exec *x, const void *user, fm_dtype dt, void *const *in, void *const *out)
 {
     const attn_user *u = user;
-    fm_op_attn(x, &(fm_attn_args){in[0], in[1], in[2], u->begin, u->end, out[0], out[1], AT_T, AT_T, AT_R,
-               AT_H, AT_N, AT_R, AT_V, 0.3, dt});
+    fm_op_attn(x, &(fm_attn_args){in[0], in[1], in[2], u->begin, u->end, out[0], out[1], AT_T,
+                                  AT_T, AT_R, AT_H, AT_N, AT_R, AT_V, 0.3, dt});
 }
 
 static void test_attn(void **state)
@@ -203,7 +206,8 @@ static void test_attn_no_keys(void **state)
     fm_exec_close(x);
 }
 
-/* Absorbed attention over scrambled pages against the expanded form, all in F64, absorbed by hand. */
+/* Absorbed attention over scrambled pages against the expanded form, all in F64, absorbed by
+ * hand. */
 enum { L_S = 600, L_H = 2, L_N = 3, L_R = 2, L_V = 4, L_C = 5, L_PAGES = 12, L_T = 5 };
 
 static void test_latent(void **state)
@@ -238,10 +242,10 @@ static void test_latent(void **state)
                    dev_put(x, seq, sizeof seq), dev_put(x, len, sizeof len),
                    dev_put(x, zeros, sizeof zeros), dev_new(x, L_T * L_H * L_V * 8),
                    dev_new(x, L_T * L_H * L_C * 8)};
-    fm_op_attn(x, &(fm_attn_args){all[0], all[1], all[2], all[8], all[7], all[9], NULL, L_T, L_S, L_R, L_H,
-               L_N, L_R, L_V, 0.8, dt});
-    fm_op_attn_latent(x, &(fm_attn_latent_args){all[3], all[0], all[4], all[5], all[6], all[7], all[10],
-                      L_T, L_PAGES, L_H, L_N, L_R, L_C, 0.8, dt});
+    fm_op_attn(x, &(fm_attn_args){all[0], all[1], all[2], all[8], all[7], all[9], NULL, L_T, L_S,
+                                  L_R, L_H, L_N, L_R, L_V, 0.8, dt});
+    fm_op_attn_latent(x, &(fm_attn_latent_args){all[3], all[0], all[4], all[5], all[6], all[7],
+                      all[10], L_T, L_PAGES, L_H, L_N, L_R, L_C, 0.8, dt});
     double *o = dev_get_as(x, all[9], L_T * L_H * L_V, dt);
     double *u = dev_get_as(x, all[10], L_T * L_H * L_C, dt);
     for (int th = 0; th < L_T * L_H; th++)
@@ -282,7 +286,8 @@ static float chain_order(const float *a, const float *b, int k, float acc)
 }
 
 /* One product of the given kind and type, bit for bit. bf16 outputs are asked for in F. */
-static void product_check(fm_exec *x, rnd *r, fm_gemm_kind kind, fm_dtype dt, int m, int n, int k, bool add)
+static void product_check(fm_exec *x, rnd *r, fm_gemm_kind kind, fm_dtype dt, int m, int n, int k,
+                          bool add)
 {
     double *a = coarse(r, m * k, 2), *b = coarse(r, n * k, 2), *c = coarse(r, m * n, 1);
     int lda = kind == FM_GEMM_TN ? m : k, ldb = kind == FM_GEMM_NT ? k : n;
@@ -339,9 +344,11 @@ static void test_product_order_matters(void **state)
     const double a[4] = {16777216, 1, -16777216, 1}, b[4] = {1, 1, 1, 1};
     const double want[2] = {1, 2}; /* one chain loses the first 1; even + odd lose nothing */
     for (int k = 0; k < 2; k++) {
-        void *da = dev_put_as(x, a, 4, types[k]), *db = dev_put_as(x, b, 4, types[k]), *c = dev_new(x, 4);
-        fm_op_gemm(x, &(fm_gemm_args){.a = da, .b = db, .c = c, .kind = FM_GEMM_NT, .m = 1, .n = 1, .k = 4,
-                   .lda = 4, .ldb = 4, .ldc = 1, .dt = types[k], .dtc = FM_DTYPE_F32});
+        void *da = dev_put_as(x, a, 4, types[k]), *db = dev_put_as(x, b, 4, types[k]),
+            *c = dev_new(x, 4);
+        fm_op_gemm(x, &(fm_gemm_args){.a = da, .b = db, .c = c, .kind = FM_GEMM_NT, .m = 1, .n = 1,
+                                      .k = 4, .lda = 4, .ldb = 4, .ldc = 1, .dt = types[k],
+                                      .dtc = FM_DTYPE_F32});
         double *got = dev_get_as(x, c, 1, FM_DTYPE_F32);
         assert_true(got[0] == want[k]);
         fmi_free(got);
@@ -371,12 +378,14 @@ static void test_empty(void **state)
         fm_op_embed(x, &(fm_embed_args){p, off, p, 0, 4, 1, 4, dt});
         fm_op_swiglu(x, &(fm_swiglu_args){p, p, NULL, NULL, p, 0, 4, 4, 4, 4, dt});
         fm_op_attn(x, &(fm_attn_args){p, p, p, off, off, p, p, 0, 0, 1, 1, 1, 1, 1, 1, dt});
-        fm_op_gemm(x, &(fm_gemm_args){.a = p, .c = p, .offsets = off, .table = table, .kind = FM_GEMM_NT,
-                   .m = 4, .n = 1, .k = 1, .lda = 1, .ldb = 1, .ldc = 1, .dt = dt, .dtc = FM_DTYPE_F32,
-                   .groups = 2});
-        fm_op_gemm(x, &(fm_gemm_args){.a = p, .b = p, .offsets = off, .table = table, .kind = FM_GEMM_TN,
-                   .m = 1, .n = 1, .k = 4, .lda = 1, .ldb = 1, .ldc = 1, .dt = dt, .dtc = FM_DTYPE_F32,
-                   .accumulate = true, .groups = 2});
+        fm_op_gemm(x, &(fm_gemm_args){.a = p, .c = p, .offsets = off, .table = table,
+                                      .kind = FM_GEMM_NT, .m = 4, .n = 1, .k = 1, .lda = 1,
+                                      .ldb = 1, .ldc = 1, .dt = dt, .dtc = FM_DTYPE_F32,
+                                      .groups = 2});
+        fm_op_gemm(x, &(fm_gemm_args){.a = p, .b = p, .offsets = off, .table = table,
+                                      .kind = FM_GEMM_TN, .m = 1, .n = 1, .k = 4, .lda = 1,
+                                      .ldb = 1, .ldc = 1, .dt = dt, .dtc = FM_DTYPE_F32,
+                                      .accumulate = true, .groups = 2});
     }
     dev_get(x, got, p, sizeof got);
     for (int i = 0; i < 4; i++) assert_true(got[i] == mark[i]);
@@ -422,16 +431,17 @@ static void test_threads(void **state)
         int32_t begin[T] = {0}, end[T], seg[2] = {0, T};
         for (int t = 0; t < T; t++) end[t] = t + 1;
         const fm_dtype dt = FM_DTYPE_BF16;
-        void *all[] = {dev_put_as(x, q, T * H * (N + R), dt), dev_put_as(x, kv, T * H * (N + V), dt),
-                       dev_put_as(x, pe, T * R, dt), dev_put_as(x, dy, T * H * V, dt),
-                       dev_put(x, begin, sizeof begin), dev_put(x, end, sizeof end),
-                       dev_put(x, seg, sizeof seg), dev_new(x, T * H * V * 2), dev_new(x, T * H * 4),
-                       dev_new(x, T * H * (N + R) * 4), dev_new(x, T * H * (N + V) * 2),
-                       dev_new(x, T * R * 4), dev_new(x, T * H * R * 4)};
-        fm_op_attn(x, &(fm_attn_args){all[0], all[1], all[2], all[4], all[5], all[7], all[8], T, T, R, H,
-                   N, R, V, 0.5, dt});
-        fm_op_attn_bwd(x, &(fm_attn_bwd_args){all[0], all[1], all[2], all[7], all[8], all[3], all[6],
-                       all[9], all[10], all[11], all[12], T, R, 1, H, N, R, V, 0.5, dt});
+        void *all[] = {
+            dev_put_as(x, q, T * H * (N + R), dt), dev_put_as(x, kv, T * H * (N + V), dt),
+            dev_put_as(x, pe, T * R, dt), dev_put_as(x, dy, T * H * V, dt),
+            dev_put(x, begin, sizeof begin), dev_put(x, end, sizeof end), dev_put(x, seg, sizeof seg),
+            dev_new(x, T * H * V * 2), dev_new(x, T * H * 4), dev_new(x, T * H * (N + R) * 4),
+            dev_new(x, T * H * (N + V) * 2), dev_new(x, T * R * 4), dev_new(x, T * H * R * 4),
+        };
+        fm_op_attn(x, &(fm_attn_args){all[0], all[1], all[2], all[4], all[5], all[7], all[8], T, T,
+                                      R, H, N, R, V, 0.5, dt});
+        fm_op_attn_bwd(x, &(fm_attn_bwd_args){all[0], all[1], all[2], all[7], all[8], all[3],
+                       all[6], all[9], all[10], all[11], all[12], T, R, 1, H, N, R, V, 0.5, dt});
         double *got = dev_get_as(x, all[11], T * R, FM_DTYPE_F32);
         if (!first) first = got;
         for (int i = 0; i < T * R; i++) assert_true(got[i] == first[i]);

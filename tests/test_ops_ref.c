@@ -1,5 +1,6 @@
 /* Fixtures for the operators that choose, move and update: router, plan, row movers, bias update,
- * gradient norm, AdamW, Muon. Expected values are worked out by hand or by plain double loops here. */
+ * gradient norm, AdamW, Muon. Expected values are worked out by hand or by plain double loops
+ * here. */
 #include <string.h>
 
 #include "ops_util.h"
@@ -26,18 +27,22 @@ static const route_row routes[] = {
     {"ties: lower id", GREEDY, 1, 1, 4, {1, 2, 2, 1, 2, 1, 1, 1}, {0}, {1, 2, 4, 0}},
     {"greedy passes over the bias", GREEDY, 1, 1, 2, {2, 1, 0, 0, 0, 0, 0, 0},
      {0, 0, 0, 0, 9, 9, 9, 9}, {0, 1}},
-    {"NaN counts as minus infinity", NOAUX, 1, 1, 3, {NAN, -9, NAN, 1, -8, NAN, NAN, NAN}, {0}, {3, 4, 1}},
+    {"NaN counts as minus infinity", NOAUX, 1, 1, 3, {NAN, -9, NAN, 1, -8, NAN, NAN, NAN},
+     {0}, {3, 4, 1}},
     /* Groups of two: {0,1} {2,3} {4,5} {6,7}. */
     {"group by its best", GMAX, 4, 2, 3, {5, -3, 2, 2, 2, 2, 1, 4}, {0}, {0, 7, 6}},
     {"group by its best, tie", GMAX, 4, 1, 2, {1, 0, 3, 0, 3, 2, 0, 0}, {0}, {2, 3}},
     {"group by the sum of two", NOAUX, 4, 1, 2, {3, -3, 1, 1, 0, 0, 0, 0}, {0}, {2, 3}},
-    {"sum of two with bias", NOAUX, 4, 1, 2, {3, -3, 1, 1, 0, 0, 0, 0}, {0, 0.9f, 0, 0, 0, 0, 0, 0}, {0, 1}},
-    {"negative bias drops the best", NOAUX, 1, 1, 2, {5, 4, 3, 0, 0, 0, 0, 0}, {-1, 0, 0, 0, 0, 0, 0, 0}, {1, 2}},
+    {"sum of two with bias", NOAUX, 4, 1, 2, {3, -3, 1, 1, 0, 0, 0, 0}, {0, 0.9f, 0, 0, 0, 0, 0, 0},
+     {0, 1}},
+    {"negative bias drops the best", NOAUX, 1, 1, 2, {5, 4, 3, 0, 0, 0, 0, 0},
+     {-1, 0, 0, 0, 0, 0, 0, 0}, {1, 2}},
     /* Kept group {4,5} is all negative; a masked expert must not win with a zero. */
     {"negative sums stay above masked", NOAUX, 4, 1, 2, {0, 0, 0, 0, 1, 2, 0, 0},
      {-5, -5, -5, -5, -2, -2, -5, -5}, {5, 4}},
     {"no groups", NOAUX, 1, 1, 4, {0, 1, 2, 3, 4, 5, 6, 7}, {0}, {7, 6, 5, 4}},
-    {"two of four groups, tie of groups", NOAUX, 4, 2, 4, {1, 1, 1, 1, 1, 1, 1, 1}, {0}, {0, 1, 2, 3}},
+    {"two of four groups, tie of groups", NOAUX, 4, 2, 4, {1, 1, 1, 1, 1, 1, 1, 1},
+     {0}, {0, 1, 2, 3}},
 };
 
 static double score_of(const route_row *r, int e)
@@ -54,8 +59,8 @@ static void route_check(fm_exec *x, const route_row *r, bool norm)
     float w[4], score[8];
     void *z = dev_put(x, r->z, sizeof r->z), *bias = dev_put(x, r->bias, sizeof r->bias);
     void *s = dev_new(x, sizeof score), *e = dev_new(x, sizeof expert), *dw = dev_new(x, sizeof w);
-    fm_op_route(x, &(fm_route_args){z, bias, s, e, dw, 1, 8, r->K, r->n_group, r->topk_group, r->scoring,
-                r->method, norm, 2.5, FM_DTYPE_F32});
+    fm_op_route(x, &(fm_route_args){z, bias, s, e, dw, 1, 8, r->K, r->n_group, r->topk_group,
+                                    r->scoring, r->method, norm, 2.5, FM_DTYPE_F32});
     dev_get(x, expert, e, sizeof expert);
     dev_get(x, w, dw, sizeof w);
     dev_get(x, score, s, sizeof score);
@@ -120,7 +125,8 @@ static void plan_check(fm_exec *x, rnd *r, int T, int E, int K)
     int n = T * K;
     int32_t *ids = fmi_alloc((size_t)(4 * n + 2 * E + 2) * 4);
     assert_non_null(ids);
-    int32_t *slot = ids + n, *token = slot + n, *row = token + n, *off = row + n, *load = off + E + 1;
+    int32_t *slot = ids + n, *token = slot + n, *row = token + n, *off = row + n,
+        *load = off + E + 1;
     for (int i = 0; i < n; i++) ids[i] = rnd_below(r, E);
     for (int e = 0; e < E; e++) load[e] = 100 + e;
     void *d_ids = dev_put(x, ids, (size_t)n * 4), *d_load = dev_put(x, load, (size_t)E * 4);
@@ -173,11 +179,13 @@ static void test_rows(void **state)
     float back[12];
     fm_bf16 half[8];
     void *a = dev_put(x, v, sizeof v), *idx = dev_put(x, rows, sizeof rows), *b = dev_new(x, 64);
-    fm_op_gather_rows(x, &(fm_gather_rows_args){a, idx, b, 4, 2, 2, 2, FM_DTYPE_F32, FM_DTYPE_BF16});
+    fm_op_gather_rows(x, &(fm_gather_rows_args){a, idx, b, 4, 2, 2, 2, FM_DTYPE_F32,
+                                                FM_DTYPE_BF16});
     dev_get(x, half, b, sizeof half);
     const float want[8] = {5, 6, 0, 0, 1, 2, 3, 4};
     for (int i = 0; i < 8; i++) assert_true(fmi_bf16_to_f32(half[i]) == want[i]);
-    fm_op_gather_rows(x, &(fm_gather_rows_args){a, NULL, b, 3, 1, 2, 4, FM_DTYPE_F32, FM_DTYPE_F32});
+    fm_op_gather_rows(x, &(fm_gather_rows_args){a, NULL, b, 3, 1, 2, 4, FM_DTYPE_F32,
+                                                FM_DTYPE_F32});
     fm_op_scatter_rows(x, &(fm_scatter_rows_args){a, idx, b, 3, 2, 2, 4, FM_DTYPE_F32});
     dev_get(x, back, b, 10 * sizeof(float));
     assert_true(back[8] == 1 && back[9] == 2);  /* row 2 <- source 0 */
@@ -187,7 +195,8 @@ static void test_rows(void **state)
     /* 2^24 + 1 - 2^24 in grouped order 0, 1, 2 is 0; slot order would give 1. */
     const float y[3] = {16777216.0f, 1, -16777216.0f}, shared = 0.5f, res = 10;
     const int32_t slot_row[3] = {0, 2, 1};
-    void *dy = dev_put(x, y, sizeof y), *ds = dev_put(x, &shared, 4), *dr = dev_put(x, slot_row, 12);
+    void *dy = dev_put(x, y, sizeof y), *ds = dev_put(x, &shared, 4);
+    void *dr = dev_put(x, slot_row, 12);
     void *dx = dev_put(x, &res, 4);
     fm_op_moe_combine(x, &(fm_moe_combine_args){dy, dr, ds, dx, 1, 1, 3, FM_DTYPE_F32});
     dev_get(x, back, dx, 4);
@@ -296,8 +305,8 @@ static fm_step_state flat_norm(flat *f, fm_dtype dt, double max_norm)
 
 static void flat_adamw(flat *f, fm_dtype dt)
 {
-    fm_op_adamw(f->x, &(fm_adamw_args){f->d_master, f->d_grad, f->d_m, f->d_v, f->segs, f->state, 3, 5,
-                1e-2, 0.9, 0.95, 1e-8, 0.1, dt});
+    fm_op_adamw(f->x, &(fm_adamw_args){f->d_master, f->d_grad, f->d_m, f->d_v, f->segs, f->state,
+                                       3, 5, 1e-2, 0.9, 0.95, 1e-8, 0.1, dt});
 }
 
 static void test_adamw(void **state)
@@ -346,7 +355,8 @@ static void test_no_clip(void **state)
     flat_close(&f);
 }
 
-/* A non-finite gradient names its segment, a non-finite loss comes first; nothing is then touched. */
+/* A non-finite gradient names its segment, a non-finite loss comes first; nothing is then
+ * touched. */
 static void test_not_finite(void **state)
 {
     (void)state;
@@ -363,13 +373,14 @@ static void test_not_finite(void **state)
         assert_int_equal(st.bad, k == 3 ? -1 : 2);
         flat_adamw(&f, FM_DTYPE_F32);
         void *u = dev_new(f.x, NT * 4), *norm2 = dev_new(f.x, 4);
-        fm_op_muon_momentum(f.x, &(fm_muon_momentum_args){f.d_grad, f.d_m, u, norm2, f.state, NT, 0.95,
-                            FM_DTYPE_F32});
-        fm_op_muon_apply(f.x, &(fm_muon_apply_args){f.d_master, f.d_grad, f.w[0], f.state, 5, 7, false,
-                         0.1, 0.1, 1, FM_DTYPE_F32, FM_DTYPE_F32});
+        fm_op_muon_momentum(f.x, &(fm_muon_momentum_args){f.d_grad, f.d_m, u, norm2, f.state, NT,
+                            0.95, FM_DTYPE_F32});
+        fm_op_muon_apply(f.x, &(fm_muon_apply_args){f.d_master, f.d_grad, f.w[0], f.state, 5, 7,
+                         false, 0.1, 0.1, 1, FM_DTYPE_F32, FM_DTYPE_F32});
         double *p = dev_get_as(f.x, f.d_master, NT, FM_DTYPE_F32);
         double *m = dev_get_as(f.x, f.d_m, NT, FM_DTYPE_F32);
-        double *v = dev_get_as(f.x, f.d_v, NT, FM_DTYPE_F32), *w = dev_get_as(f.x, f.w[0], N0, FM_DTYPE_F32);
+        double *v = dev_get_as(f.x, f.d_v, NT, FM_DTYPE_F32);
+        double *w = dev_get_as(f.x, f.w[0], N0, FM_DTYPE_F32);
         for (int i = 0; i < NT; i++)
             assert_true(p[i] == f.master[i] && m[i] == f.m[i] && v[i] == f.v[i]);
         for (int i = 0; i < N0; i++) assert_true(w[i] == 0);
@@ -393,12 +404,14 @@ static void test_muon(void **state)
         void *u = dev_new(f.x, N * 8), *n2 = dev_new(f.x, 8), *y = dev_new(f.x, N * 8);
         fm_op_muon_momentum(f.x, &(fm_muon_momentum_args){f.d_grad, f.d_m, u, n2, f.state, N, 0.9,
                             FM_DTYPE_F64});
-        fm_op_muon_scale(f.x, &(fm_muon_scale_args){u, n2, y, RO, CO, tr, FM_DTYPE_F64, FM_DTYPE_F64});
-        fm_op_muon_apply(f.x, &(fm_muon_apply_args){f.d_master, y, f.w[1], f.state, RO, CO, tr, 0.1, 0.2,
-                         0.7, FM_DTYPE_F64, FM_DTYPE_BF16});
+        fm_op_muon_scale(f.x, &(fm_muon_scale_args){u, n2, y, RO, CO, tr, FM_DTYPE_F64,
+                                                    FM_DTYPE_F64});
+        fm_op_muon_apply(f.x, &(fm_muon_apply_args){f.d_master, y, f.w[1], f.state, RO, CO, tr,
+                         0.1, 0.2, 0.7, FM_DTYPE_F64, FM_DTYPE_BF16});
         double want_u[N], *gu = dev_get_as(f.x, u, N, FM_DTYPE_F64);
         double *p = dev_get_as(f.x, f.d_master, N, FM_DTYPE_F64);
-        double *gy = dev_get_as(f.x, y, N, FM_DTYPE_F64), *w = dev_get_as(f.x, f.w[1], N, FM_DTYPE_BF16);
+        double *gy = dev_get_as(f.x, y, N, FM_DTYPE_F64);
+        double *w = dev_get_as(f.x, f.w[1], N, FM_DTYPE_BF16);
         dev_get(f.x, &got, n2, 8);
         for (int i = 0; i < N; i++) {
             double g = clip * f.grad[i], m = 0.9 * f.m[i] + g;
@@ -433,9 +446,10 @@ static void test_round_bf16(void **state)
     must(fm_segments_write(f.x, f.segs, &seg, 1, &e), &e);
     fm_step_state st = {.clip = 1};
     must(fm_write(f.x, f.state, &st, sizeof st, &e), &e);
-    fm_op_adamw(f.x, &(fm_adamw_args){f.d_master, f.d_grad, f.d_m, f.d_v, f.segs, f.state, 1, 1, 1e-3,
-                0.9, 0.95, 1e-8, 0, FM_DTYPE_F32});
-    double *p = dev_get_as(f.x, f.d_master, N1, FM_DTYPE_F32), *w = dev_get_as(f.x, f.w[0], N1, FM_DTYPE_F32);
+    fm_op_adamw(f.x, &(fm_adamw_args){f.d_master, f.d_grad, f.d_m, f.d_v, f.segs, f.state, 1, 1,
+                                      1e-3, 0.9, 0.95, 1e-8, 0, FM_DTYPE_F32});
+    double *p = dev_get_as(f.x, f.d_master, N1, FM_DTYPE_F32);
+    double *w = dev_get_as(f.x, f.w[0], N1, FM_DTYPE_F32);
     int differ = 0;
     for (int i = 0; i < N1; i++) {
         assert_true(w[i] == fmi_bf16_to_f32(fmi_f32_to_bf16((float)p[i])));

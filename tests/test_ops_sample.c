@@ -9,7 +9,8 @@
 #define W_MAX 400
 
 /* Draws rows[n] from one row of logits [W] each (or from the same when same is set). */
-static void draw(fm_exec *x, const float *logits, bool same, const fm_sample_row *rows, int n, int W,
+static void draw(fm_exec *x, const float *logits, bool same, const fm_sample_row *rows, int n,
+                 int W,
                  const int32_t *history, int n_history, const uint32_t *mask, int n_mask,
                  int32_t *token, float *logprob)
 {
@@ -132,8 +133,8 @@ static int by_x(const void *a, const void *b)
     return p->id - q->id;
 }
 
-/* Fills p[W] with the expected probabilities (0: dropped); returns false when a limit is too close to
- * call in float. */
+/* Fills p[W] with the expected probabilities (0: dropped); returns false when a limit is too close
+ * to call in float. */
 static bool expected(const float *l, int W, const fm_sample_row *row, double *p)
 {
     entry e[W_MAX];
@@ -164,8 +165,8 @@ static bool expected(const float *l, int W, const fm_sample_row *row, double *p)
     return clear;
 }
 
-/* A very high temperature at the end would show every kept token; instead temperature is part of the
- * filter, so many draws are made and each must be kept, and each likely token must be seen. */
+/* A very high temperature at the end would show every kept token; instead temperature is part of
+ * the filter, so many draws are made and each must be kept, and each likely token must be seen. */
 static void test_filters(void **state)
 {
     (void)state;
@@ -180,7 +181,8 @@ static void test_filters(void **state)
         float l[W_MAX];
         double p[W_MAX];
         /* Few distinct values, so that ties at the limits are common. */
-        for (int w = 0; w < W; w++) l[w] = c % 2 ? (float)rnd_below(&r, 4) : (float)(3 * rnd_unit(&r));
+        for (int w = 0; w < W; w++)
+            l[w] = c % 2 ? (float)rnd_below(&r, 4) : (float)(3 * rnd_unit(&r));
         fm_sample_row row = PLAIN;
         row.temperature = (float)(0.5 + 0.1 * rnd_below(&r, 12));
         if (rnd_below(&r, 2)) row.top_k = 1 + rnd_below(&r, W + 2);
@@ -276,7 +278,8 @@ static void test_rows_alone(void **state)
         rows[i].top_k = i % 5;
         rows[i].top_p = i % 3 ? 1 : 0.8f;
     }
-    fm_exec *one = open_exec("cpu", 1, FM_ISA_SCALAR), *three = open_exec("fence", 3, FM_ISA_SCALAR);
+    fm_exec *one = open_exec("cpu", 1, FM_ISA_SCALAR);
+    fm_exec *three = open_exec("fence", 3, FM_ISA_SCALAR);
     draw(three, l, false, rows, N, W, NULL, 0, NULL, 0, all, lp);
     draw(one, l, false, rows, N, W, NULL, 0, NULL, 0, again, NULL);
     assert_memory_equal(all, again, sizeof all);

@@ -1,7 +1,7 @@
 /* The "cpu" device: device memory is host memory and an operator runs when it is issued.
  *
- * A block carries its size in the 256 bytes in front of it. Large blocks come straight from mmap with
- * a hint for huge pages: zero pages cost nothing until touched, and weights then need few TLB
+ * A block carries its size in the 256 bytes in front of it. Large blocks come straight from mmap
+ * with a hint for huge pages: zero pages cost nothing until touched, and weights then need few TLB
  * entries. Their bookkeeping still goes through fmi_alloc, so that tests see and can fail it. */
 #include "ops/exec_internal.h"
 

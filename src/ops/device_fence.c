@@ -1,10 +1,10 @@
 /* The "fence" device: finds on a CPU what would break on a GPU.
  *
- * One reservation of addresses nobody may touch (PROT_NONE) and a second, usable mapping of a memory
- * file of the same size; the two lie a constant distance apart. Addresses handed out are in the
- * first, so that host code which follows one dies of SIGSEGV. Operators are queued with their
- * arguments copied and run at the next read, write, sync or free; pointer arguments are moved to the
- * second mapping. A pointer argument that is not device memory is an error, as a GPU could not
+ * One reservation of addresses nobody may touch (PROT_NONE) and a second, usable mapping of a
+ * memory file of the same size; the two lie a constant distance apart. Addresses handed out are in
+ * the first, so that host code which follows one dies of SIGSEGV. Operators are queued with their
+ * arguments copied and run at the next read, write, sync or free; pointer arguments are moved to
+ * the second mapping. A pointer argument that is not device memory is an error, as a GPU could not
  * follow it. The queue's storage grows and stays, so the steady state makes no heap call. */
 #include "ops/exec_internal.h"
 
@@ -55,7 +55,8 @@ static fm_status fence_map(fence *f, fm_err *err)
     f->fd = memfd_create("fathom-fence", MFD_CLOEXEC);
     if (f->fd < 0 || ftruncate(f->fd, (off_t)RESERVE_BYTES))
         return FM_FAIL(err, FM_E_DEVICE, "fence memory file: %s", strerror(errno));
-    void *p = mmap(NULL, RESERVE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, RESERVE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                   0);
     if (p == MAP_FAILED) return FM_FAIL(err, FM_E_DEVICE, "fence reservation: %s", strerror(errno));
     f->closed = p;
     p = mmap(NULL, RESERVE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, 0);

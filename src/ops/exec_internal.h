@@ -1,9 +1,9 @@
 /* What exec.c and the devices share: the context's insides and the calls of a device.
  *
- * exec.c owns errors, the operator table, profiling and the floating-point mode; a device owns memory
- * and decides when an issued operator runs (it calls fmi_exec_run). An error sticks until fm_read,
- * fm_write or fm_sync has reported it; operators issued in between are dropped, so that none works
- * on what a failed one left. */
+ * exec.c owns errors, the operator table, profiling and the floating-point mode; a device owns
+ * memory and decides when an issued operator runs (it calls fmi_exec_run). An error sticks until
+ * fm_read, fm_write or fm_sync has reported it; operators issued in between are dropped, so that
+ * none works on what a failed one left. */
 #ifndef FM_OPS_EXEC_INTERNAL_H
 #define FM_OPS_EXEC_INTERNAL_H
 

@@ -1,15 +1,16 @@
 /* exp, log, sigmoid and silu in float: the same bits on every instruction set.
  *
- * Each function is branch-free scalar code of exactly rounded operations (+, *, /, sqrt, fma), integer
- * operations on the bits and selects, so that gcc turns a loop over it into vector code in files
- * compiled with -mfma, and every lane gives the bits of the scalar call. Callers must not let the
- * compiler contract or reorder (the Makefile forbids both).
+ * Each function is branch-free scalar code of exactly rounded operations (+, *, /, sqrt, fma),
+ * integer operations on the bits and selects, so that gcc turns a loop over it into vector code in
+ * files compiled with -mfma, and every lane gives the bits of the scalar call. Callers must not let
+ * the compiler contract or reorder (the Makefile forbids both).
  *
- * Polynomials: own minimax fits, computed for the project with mpmath and numpy. exp: Remez exchange
- * on (e^r - 1 - r) / r^2, |r| <= ln2/2 * 1.0005, degree 4, error relative to e^r, coefficients rounded
- * to float one by one from the lowest with a refit of the rest; error 3.2e-9. log: Lawson-weighted
- * least squares on (log(1+f) - f + f^2/2) / f^3, f in [sqrt(1/2)-1, sqrt(2)-1], degree 8, error relative
- * to log(1+f), rounded to float; error 3.2e-9. tests/test_fmath.c measures the whole in ulp. */
+ * Polynomials: own minimax fits, computed for the project with mpmath and numpy. exp: Remez
+ * exchange on (e^r - 1 - r) / r^2, |r| <= ln2/2 * 1.0005, degree 4, error relative to e^r,
+ * coefficients rounded to float one by one from the lowest with a refit of the rest; error 3.2e-9.
+ * log: Lawson-weighted least squares on (log(1+f) - f + f^2/2) / f^3, f in [sqrt(1/2)-1,
+ * sqrt(2)-1], degree 8, error relative to log(1+f), rounded to float; error 3.2e-9.
+ * tests/test_fmath.c measures the whole in ulp. */
 #ifndef FM_OPS_FMATH_H
 #define FM_OPS_FMATH_H
 
@@ -44,7 +45,8 @@ static inline float fmi_expf(float x)
     q = fmi_fmaf(q, r, 0x1.55548cp-3f);
     q = fmi_fmaf(q, r, 0x1.fffffcp-2f);
     float p = fmi_fmaf(q, r * r, r) + 1.0f;
-    /* p lies in [0.70, 1.42] and xc within lo..hi, so the sum of exponents stays that of a normal. */
+    /* p lies in [0.70, 1.42] and xc within lo..hi, so the sum of exponents stays that of a
+     * normal. */
     uint32_t u = fmi_f32_bits(p) + ((fmi_f32_bits(t) - fmi_f32_bits(magic)) << 23);
     u = x < lo ? 0u : u;
     u = x > hi ? 0x7f800000u : u;
@@ -57,7 +59,7 @@ static inline float fmi_expf(float x)
 static inline float fmi_logf(float x)
 {
     uint32_t u = fmi_f32_bits(x);
-    uint32_t ix = u - 0x3f3504f3u; /* bits of sqrt(1/2): the mantissa goes to [sqrt(1/2), sqrt(2)) */
+    uint32_t ix = u - 0x3f3504f3u; /* of sqrt(1/2): mantissa in [sqrt(1/2), sqrt(2)) */
     float e = (float)((int32_t)ix >> 23);
     float f = fmi_bits_f32((ix & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
     float s = f * f;

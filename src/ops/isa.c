@@ -1,7 +1,8 @@
 /* Which instruction set level this processor and kernel offer, and the levels' names.
  *
  * A level counts only if the processor has its instructions (cpuid), the kernel saves its registers
- * (XCR0) and, for AMX, the kernel grants this process tile data (arch_prctl). Asked once a process. */
+ * (XCR0) and, for AMX, the kernel grants this process tile data (arch_prctl). Asked once a
+ * process. */
 #include "ops/exec.h"
 
 #include <pthread.h>

@@ -1,8 +1,8 @@
 /* Includes REF_BODY (a .inc file of templates) once for each activation dtype. No include guard.
  *
- * A body sees: A and F (element types), SUF(name), LD(p) a value of A as F, ST(v) a value of F as A,
- * FMA, EXP, LOG, SQRT, SIGMOID, RE (the real part, for comparisons), REAL (its type) and IS_BF16.
- * With REF_REAL_ONLY only float and double are made. */
+ * A body sees: A and F (element types), SUF(name), LD(p) a value of A as F, ST(v) a value of F as
+ * A, FMA, EXP, LOG, SQRT, SIGMOID, RE (the real part, for comparisons), REAL (its type) and
+ * IS_BF16. With REF_REAL_ONLY only float and double are made. */
 #include "ops/ref/num.h"
 
 #define REF_CAT_(a, b) a##_##b

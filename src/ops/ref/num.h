@@ -1,8 +1,8 @@
 /* Arithmetic under one set of names for float, double and double complex.
  *
- * float goes through fmath.h and fused multiply-adds, as docs/numerics.md says. double and complex use
- * libm and a * b + c; comparisons and maxima of complex numbers look at the real part alone, so that
- * the complex step passes through them as a derivative does. */
+ * float goes through fmath.h and fused multiply-adds, as docs/numerics.md says. double and complex
+ * use libm and a * b + c; comparisons and maxima of complex numbers look at the real part alone, so
+ * that the complex step passes through them as a derivative does. */
 #ifndef FM_OPS_REF_NUM_H
 #define FM_OPS_REF_NUM_H
 

@@ -1,7 +1,8 @@
 /* What the reference operators share: running a loop over threads, and picking a type's version.
  *
- * An operator's arithmetic stands in a .inc file which instances.h includes once per activation dtype.
- * A version works on a range [begin, end) of independent outputs and never depends on the split. */
+ * An operator's arithmetic stands in a .inc file which instances.h includes once per activation
+ * dtype. A version works on a range [begin, end) of independent outputs and never depends on the
+ * split. */
 #ifndef FM_OPS_REF_REF_H
 #define FM_OPS_REF_REF_H
 
@@ -20,7 +21,8 @@ typedef struct ref_versions {
 #define REF_VERSIONS(name) ((ref_versions){name##_f32, name##_bf16, name##_f64, name##_c128})
 
 /* Runs the version of dt over n outputs; FM_E_UNSUPPORTED for other dtypes or a NULL version. */
-fm_status ref_run_dt(const fm_kernel_ctx *k, fm_dtype dt, ref_versions v, const void *args, int64_t n);
+fm_status ref_run_dt(const fm_kernel_ctx *k, fm_dtype dt, ref_versions v, const void *args,
+                     int64_t n);
 
 /* The group whose rows hold r, or -1 (grouped GEMM; offsets ascending). */
 static inline int ref_group_of(const int32_t *offsets, int groups, int64_t r)

@@ -1,11 +1,12 @@
 /* Reference sampler, float logits: the token is the argmax of log p + Gumbel noise.
  *
- * Per row: logits are copied to scratch, tokens of the history get the repetition penalty, masked ones
- * -inf, and x = (v - max v) / temperature. Filters then set what they drop to -inf, in the order top-k,
- * top-p (over what top-k kept), min-p. Equal x: the lower id is the larger. Cutting by count or by
- * mass walks a histogram of 2,048 bins over an order-preserving integer code of x three times (11, 11
- * and 10 bits), so that nothing is sorted; masses are float exponentials added ascending in double.
- * A row whose tokens are all masked or NaN gives token -1 and log-probability -inf. */
+ * Per row: logits are copied to scratch, tokens of the history get the repetition penalty, masked
+ * ones -inf, and x = (v - max v) / temperature. Filters then set what they drop to -inf, in the
+ * order top-k, top-p (over what top-k kept), min-p. Equal x: the lower id is the larger. Cutting by
+ * count or by mass walks a histogram of 2,048 bins over an order-preserving integer code of x three
+ * times (11, 11 and 10 bits), so that nothing is sorted; masses are float exponentials added
+ * ascending in double. A row whose tokens are all masked or NaN gives token -1 and log-probability
+ * -inf. */
 #include "base/rng.h"
 #include "ops/fmath.h"
 #include "ops/ref/ref.h"
@@ -116,7 +117,8 @@ static int64_t choose(const fm_sample_row *row, const float *x, int64_t n)
         if (x[w] == -INFINITY) continue;
         float v = x[w];
         if (noisy) {
-            float u = fmi_rng_uniform(row->seed, row->choice, row->position, FMI_RNG_SAMPLE, (uint32_t)w);
+            float u = fmi_rng_uniform(row->seed, row->choice, row->position, FMI_RNG_SAMPLE,
+                                      (uint32_t)w);
             v = v - fmi_logf(-fmi_logf(u));
         }
         if (best < 0 || v > best_v) {

@@ -23,7 +23,8 @@ void ref_run(const fm_kernel_ctx *k, ref_range_fn fn, const void *args, int64_t 
     fmi_pool_run(k->pool, job_run, &j);
 }
 
-fm_status ref_run_dt(const fm_kernel_ctx *k, fm_dtype dt, ref_versions v, const void *args, int64_t n)
+fm_status ref_run_dt(const fm_kernel_ctx *k, fm_dtype dt, ref_versions v, const void *args,
+                     int64_t n)
 {
     ref_range_fn fn = NULL;
     if (dt == FM_DTYPE_F32) fn = v.f32;
