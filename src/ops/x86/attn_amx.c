@@ -37,10 +37,17 @@ MM_INLINE void mm_tiles(const mm_args *g, int r, int l, const bool two_r, const 
     float *c = g->c + r * g->ldc + l;
     const uint32_t *a = g->a + r * g->lda, *b = g->b + l;
     int64_t sa = g->lda * 4, sb = g->ldb * 4, sc = g->ldc * 4;
-    _tile_loadd(0, c, sc);
-    if (two_l) _tile_loadd(1, c + 16, sc);
-    if (two_r) _tile_loadd(2, c + 16 * g->ldc, sc);
-    if (two_r && two_l) _tile_loadd(3, c + 16 * g->ldc + 16, sc);
+    if (g->zero) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, c, sc);
+        if (two_l) _tile_loadd(1, c + 16, sc);
+        if (two_r) _tile_loadd(2, c + 16 * g->ldc, sc);
+        if (two_r && two_l) _tile_loadd(3, c + 16 * g->ldc + 16, sc);
+    }
     for (int w = 0; w < g->kw; w += 16) {
         _tile_loadd(4, a + w, sa);
         _tile_loadd(6, b + w * g->ldb, sb);

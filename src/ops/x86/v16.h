@@ -52,6 +52,11 @@ static inline v16i v16i_load_n(const void *p, int64_t n)
 {
     return _mm512_maskz_loadu_epi32(v16_first(n), p);
 }
+/* n bf16 values (0..32) as words of two. */
+static inline v16i v16i_load_halves(const void *p, int64_t n)
+{
+    return _mm512_maskz_loadu_epi16((__mmask32)(((uint64_t)1 << n) - 1), p);
+}
 static inline v16i v16i_and(v16i a, v16i b) { return _mm512_and_si512(a, b); }
 static inline v16i v16i_or(v16i a, v16i b) { return _mm512_or_si512(a, b); }
 static inline v16i v16i_shl16(v16i a) { return _mm512_slli_epi32(a, 16); }
@@ -85,6 +90,27 @@ static inline v16i v16_round_bf16(v16 a)
     r = _mm512_srli_epi32(r, 16);
     return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), h,
                                 _mm512_set1_epi32(0x40));
+}
+/* The same in the upper half, with bits left over below it, for what comes out of arithmetic: a NaN made
+ * there has no payload that could carry over. */
+static inline v16i v16_round_high(v16 a)
+{
+    __m512i u = _mm512_castps_si512(a);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+}
+/* Words of bf16 pairs (a low, b high) from v16_round_high values. */
+static inline v16i v16i_pair_high(v16i a, v16i b)
+{
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(a, 16), b);
+}
+/* 32 consecutive bf16 from v16_round_high values. */
+static inline void v16i_store_high(fm_bf16 *p, v16i a, v16i b)
+{
+    const __m512i index = _mm512_set_epi16(
+        63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
+        17, 15, 13, 11, 9, 7, 5, 3, 1);
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(a, index, b));
 }
 static inline v16 v16_load_bf16(const fm_bf16 *p)
 {
@@ -249,6 +275,12 @@ static inline void v16i_store(void *p, v16i x)
     _mm256_storeu_si256(q + 1, x.b);
 }
 static inline v16i v16i_load_n(const void *p, int64_t n) { return v16_bits(v16_load_n(p, n)); }
+static inline v16i v16i_load_halves(const void *p, int64_t n)
+{
+    uint16_t t[32] = {0};
+    memcpy(t, p, (size_t)n * sizeof *t);
+    return v16i_load(t);
+}
 static inline v16i v16i_and(v16i x, v16i y)
 {
     return (v16i){_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)};
@@ -304,6 +336,30 @@ static inline __m256i v16_round_bf16_half(__m256 x)
 static inline v16i v16_round_bf16(v16 x)
 {
     return (v16i){v16_round_bf16_half(x.a), v16_round_bf16_half(x.b)};
+}
+static inline __m256i v16_round_high_half(__m256 x)
+{
+    __m256i u = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+}
+static inline v16i v16_round_high(v16 x)
+{
+    return (v16i){v16_round_high_half(x.a), v16_round_high_half(x.b)};
+}
+static inline v16i v16i_pair_high(v16i x, v16i y)
+{
+    return (v16i){_mm256_blend_epi16(_mm256_srli_epi32(x.a, 16), y.a, 0xaa),
+                  _mm256_blend_epi16(_mm256_srli_epi32(x.b, 16), y.b, 0xaa)};
+}
+static inline void v16i_store_high(fm_bf16 *p, v16i x, v16i y)
+{
+    v16i h[2] = {x, y};
+    for (int i = 0; i < 2; i++) {
+        __m256i w = _mm256_packus_epi32(_mm256_srli_epi32(h[i].a, 16),
+                                        _mm256_srli_epi32(h[i].b, 16));
+        _mm256_storeu_si256((void *)(p + 16 * i), _mm256_permute4x64_epi64(w, 0xd8));
+    }
 }
 static inline v16 v16_load_bf16(const fm_bf16 *p)
 {
