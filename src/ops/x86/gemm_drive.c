@@ -13,7 +13,9 @@
 
 #define PANELS_MAX ((size_t)5 << 19)  /* scratch for packed P                     */
 #define PANELS_AIM ((size_t)1 << 20)  /* what leaves room for R and C in L2       */
-#define ACC_COLS 1024                 /* row length of the accumulators of a unit */
+#define ACC_COLS 1024                 /* columns of a unit, at most               */
+#define ACC_LD (ACC_COLS + 16)        /* their row length; off the power of two so that rows differ in
+                                         L1 set */
 #define CSR_FTZ_DAZ 0x8040u
 
 typedef struct problem {
@@ -36,13 +38,23 @@ typedef struct drive {
     int64_t total_cost;
 } drive;
 
+/* A finished block still to be written. Reading a tile back right after it was stored stalls, so a block
+ * is written after the next one has been issued. */
+typedef struct pending {
+    const float *acc;     /* NULL: nothing waits */
+    int rows, cols;
+    fmi_gemm_dst dst;
+} pending;
+
 typedef struct worker {
     const drive *d;
     char *panels;         /* packed P of the group and piece at hand         */
     char *rows;           /* prepare's scratch                               */
-    float *acc;           /* [FMI_GEMM_BLOCK_MAX, ACC_COLS]                  */
+    float *acc;           /* [FMI_GEMM_BLOCK_MAX, ACC_LD]                    */
     float *sum;           /* the same; sum of chunks of a bf16 C             */
-    float *tile;          /* [FMI_GEMM_BLOCK_MAX, FMI_GEMM_PANEL_MAX]        */
+    float *tile[2];       /* [FMI_GEMM_BLOCK_MAX, FMI_GEMM_PANEL_MAX] each   */
+    int turn;             /* the tile to compute into next                   */
+    pending wait;         /* the block in the other tile                     */
 } worker;
 
 static int64_t round_up(int64_t x, int64_t to)
@@ -131,8 +143,8 @@ static void plan_problem(problem *q, const drive *d, int i)
     }
     bool bf16 = a->dt == FM_DTYPE_BF16;
     *q = (problem){
-        .r = { pa, a->lda, a->kind == FM_GEMM_TN, bf16 },
-        .p = { pb, a->ldb, a->kind != FM_GEMM_NT, bf16 },
+        .r = { pa, a->lda, a->kind == FM_GEMM_TN, bf16, m },
+        .p = { pb, a->ldb, a->kind != FM_GEMM_NT, bf16, a->n },
         .dst = { pc, a->ldc, a->dtc == FM_DTYPE_BF16, a->accumulate, false },
         .n_r = m, .n_p = a->n, .k = k,
     };
@@ -143,16 +155,22 @@ static void plan_problem(problem *q, const drive *d, int i)
     plan_blocks(q, d);
 }
 
+/* Packs a group for k0 .. k0+k-1. An operand that lies across is walked 32 rows of memory at a time over
+ * all panels, so that memory is read in runs and not one line a row. */
 static void pack_group(const worker *w, const problem *q, int64_t group, int64_t k0, int64_t k)
 {
     const fmi_gemm_kern *kern = w->d->kern;
-    int64_t row = group * q->group_rows, end = row + q->group_rows;
-    size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
+    int64_t first = group * q->group_rows, end = first + q->group_rows;
+    int64_t el = kern->panel * kern->packed_bytes, bytes = round_up(k, kern->k_round) * el;
+    int64_t slab = q->p.across ? 32 : k;
     if (end > q->n_p) end = q->n_p;
-    char *dst = w->panels;
-    for (; row < end; row += kern->panel, dst += bytes) {
-        int rows = (int)(end - row < kern->panel ? end - row : kern->panel);
-        kern->pack(dst, &q->p, row, rows, k0, k);
+    for (int64_t t = 0; t < k; t += slab) {
+        int64_t kn = k - t < slab ? k - t : slab;
+        char *dst = w->panels + t * el;
+        for (int64_t row = first; row < end; row += kern->panel, dst += bytes) {
+            int rows = (int)(end - row < kern->panel ? end - row : kern->panel);
+            kern->pack(dst, &q->p, row, rows, k0 + t, kn);
+        }
     }
 }
 
@@ -165,9 +183,16 @@ static fmi_gemm_dst dst_at(const fmi_gemm_dst *d, int64_t r, int64_t p)
     return out;
 }
 
+static void flush(worker *w)
+{
+    if (w->wait.acc)
+        w->d->kern->store(w->wait.acc, FMI_GEMM_PANEL_MAX, w->wait.rows, w->wait.cols, &w->wait.dst);
+    w->wait.acc = NULL;
+}
+
 /* One unit over one piece k0 .. k0+k-1; dst: where the unit's first output goes. begins, ends: the
  * chain starts and is complete here. */
-static void run_unit(const worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t group,
+static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t group,
                      int64_t block, int64_t k0, int64_t k, bool begins, bool ends)
 {
     const fmi_gemm_kern *kern = w->d->kern;
@@ -184,17 +209,27 @@ static void run_unit(const worker *w, const problem *q, const fmi_gemm_dst *dst,
         fmi_gemm_rows r;
         kern->prepare(&r, w->rows, &q->r, row, rows, k0 + kb, kn);
         const char *panel = w->panels + (size_t)kb * (size_t)(kern->panel * kern->packed_bytes);
+        int64_t n_panels = (p1 - p0 + kern->panel - 1) / kern->panel;
+        r.ahead_rows = (int)((32 + n_panels - 1) / n_panels);
+        r.touch_bytes = dst->ldc * (dst->bf16 ? 2 : 4);
         for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
             int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
             fmi_gemm_dst c = dst_at(dst, 0, p - p0);
-            if (plain && cols == kern->panel) {
+            bool more = p + kern->panel < p1;
+            if (last) r.touch = dst_at(dst, more ? 0 : kern->block, more ? p - p0 + kern->panel : 0).c;
+            if (whole && plain && cols == kern->panel) {
                 kern->mul(&r, panel, cols, (float *)(void *)c.c, c.ldc, load);
-                continue;
+            } else if (whole) {
+                float *tile = w->tile[w->turn];
+                kern->mul(&r, panel, cols, tile, FMI_GEMM_PANEL_MAX, load);
+                flush(w);
+                w->wait = (pending){ tile, rows, cols, c };
+                w->turn ^= 1;
+            } else {
+                kern->mul(&r, panel, cols, w->acc + (p - p0), ACC_LD, load);
+                if (last) kern->store(w->acc + (p - p0), ACC_LD, rows, cols, &c);
             }
-            float *acc = whole ? w->tile : w->acc + (p - p0);
-            int64_t ld = whole ? FMI_GEMM_PANEL_MAX : ACC_COLS;
-            kern->mul(&r, panel, cols, acc, ld, load);
-            if (last) kern->store(acc, ld, rows, cols, &c);
+            if (r.ahead) r.ahead += r.ahead_rows * r.ahead_bytes;
         }
         kb += kn;
     } while (kb < k);
@@ -206,7 +241,7 @@ static fmi_gemm_dst unit_dst(const worker *w, const problem *q, const fmi_gemm_d
 }
 
 /* Units u0 .. u1-1, piece by piece: each group is packed once a piece. */
-static void run_by_piece(const worker *w, const problem *q, int64_t u0, int64_t u1)
+static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     for (int64_t i = 0; i < q->n_pieces; i++) {
         int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
@@ -220,10 +255,11 @@ static void run_by_piece(const worker *w, const problem *q, int64_t u0, int64_t 
             run_unit(w, q, &c, group, u % q->n_blocks, k0, k, true, true);
         }
     }
+    flush(w);
 }
 
 /* One chain longer than the scratch holds packed: each unit walks all pieces by itself. */
-static void run_by_unit(const worker *w, const problem *q, int64_t u0, int64_t u1)
+static void run_by_unit(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     for (int64_t u = u0; u < u1; u++) {
         fmi_gemm_dst dst = unit_dst(w, q, &q->dst, u);
@@ -242,12 +278,12 @@ static void load_sum(const worker *w, const fmi_gemm_dst *c, int rows, int64_t c
     const fm_bf16 *from = (const fm_bf16 *)(const void *)c->c;
     for (int r = 0; r < rows; r++)
         for (int64_t p = 0; p < cols; p++)
-            w->sum[r * ACC_COLS + p] =
+            w->sum[r * ACC_LD + p] =
                 fmi_bf16_to_f32(from[c->transposed ? p * c->ldc + r : r * c->ldc + p]);
 }
 
 /* Chunks of a bf16 C: summed in f32, rounded once. */
-static void run_chunks_bf16(const worker *w, const problem *q, int64_t u0, int64_t u1)
+static void run_chunks_bf16(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     const fmi_gemm_kern *kern = w->d->kern;
     for (int64_t u = u0; u < u1; u++) {
@@ -256,23 +292,24 @@ static void run_chunks_bf16(const worker *w, const problem *q, int64_t u0, int64
         int64_t cols = left < q->group_rows ? left : q->group_rows;
         int rows = (int)(below < kern->block ? below : kern->block);
         fmi_gemm_dst c = unit_dst(w, q, &q->dst, u);
-        fmi_gemm_dst sum = { (char *)w->sum, ACC_COLS, false, c.add, false };
+        fmi_gemm_dst sum = { (char *)w->sum, ACC_LD, false, c.add, false };
         if (c.add) load_sum(w, &c, rows, cols);
         c.add = false;
         for (int64_t i = 0; i < q->n_pieces; i++, sum.add = true) {
             int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
             pack_group(w, q, group, k0, k);
             run_unit(w, q, &sum, group, block, k0, k, true, true);
+            flush(w);
         }
         for (int64_t p = 0; p < cols; p += kern->panel) {
             fmi_gemm_dst part = dst_at(&c, 0, p);
             int n = (int)(cols - p < kern->panel ? cols - p : kern->panel);
-            kern->store(w->sum + p, ACC_COLS, rows, n, &part);
+            kern->store(w->sum + p, ACC_LD, rows, n, &part);
         }
     }
 }
 
-static void run_problem(const worker *w, const problem *q, int64_t u0, int64_t u1)
+static void run_problem(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     if (q->n_pieces == 1 || (q->chunked && !q->dst.bf16)) run_by_piece(w, q, u0, u1);
     else if (q->chunked) run_chunks_bf16(w, q, u0, u1);
@@ -291,12 +328,14 @@ static void drive_thread(void *arg, int tid, int n_threads)
     if (lo == hi) return;
     char *s = d->ctx->scratch[tid];
     worker w = { .d = d, .panels = s };
-    size_t acc_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * ACC_COLS;
-    w.acc = (float *)(void *)(s + PANELS_MAX);
-    w.sum = (float *)(void *)(s + PANELS_MAX + acc_bytes);
-    w.tile = (float *)(void *)(s + PANELS_MAX + 2 * acc_bytes);
-    w.rows = s + PANELS_MAX + 2 * acc_bytes
-        + sizeof(float) * FMI_GEMM_BLOCK_MAX * FMI_GEMM_PANEL_MAX;
+    size_t acc_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * ACC_LD;
+    size_t tile_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * FMI_GEMM_PANEL_MAX;
+    s += PANELS_MAX;
+    w.acc = (float *)(void *)s;
+    w.sum = (float *)(void *)(s + acc_bytes);
+    w.tile[0] = (float *)(void *)(s + 2 * acc_bytes);
+    w.tile[1] = (float *)(void *)(s + 2 * acc_bytes + tile_bytes);
+    w.rows = s + 2 * acc_bytes + 2 * tile_bytes;
 
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | CSR_FTZ_DAZ);
@@ -319,7 +358,7 @@ fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const 
 {
     drive d = { .ctx = ctx, .a = a, .kern = kern };
     d.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
-    FM_ASSERT(PANELS_MAX + sizeof(float) * FMI_GEMM_BLOCK_MAX * (2 * ACC_COLS + FMI_GEMM_PANEL_MAX)
+    FM_ASSERT(PANELS_MAX + sizeof(float) * FMI_GEMM_BLOCK_MAX * 2 * (ACC_LD + FMI_GEMM_PANEL_MAX)
               + kern->rows_bytes <= ctx->scratch_bytes);
     for (int i = 0; i < d.n_problems; i++) {
         problem q;

@@ -24,6 +24,7 @@ typedef struct fmi_gemm_view {
     int64_t ld;
     bool across;
     bool bf16;
+    int64_t rows;          /* live rows, for looking ahead */
 } fmi_gemm_view;
 
 /* A block of R made ready for mul: where its tiles or rows lie. */
@@ -35,6 +36,13 @@ typedef struct fmi_gemm_rows {
     const char *tail;      /* zero-padded last step, rows of 64 bytes, or NULL (AMX)   */
     int64_t k;             /* elements of k                                            */
     int rows;              /* live rows; the kernel may compute more                   */
+    /* What to fetch while multiplying (hints; the kernel may ignore them). */
+    const char *ahead;     /* source of the next block, or NULL: per step `ahead_rows` */
+    int64_t ahead_bytes;   /* lines this far apart, ahead_step further each step       */
+    int64_t ahead_step;
+    int ahead_rows;
+    const char *touch;     /* the next 32 rows of C to be written, or NULL             */
+    int64_t touch_bytes;   /* between them                                             */
 } fmi_gemm_rows;
 
 /* Where a finished block goes. */
