@@ -7,7 +7,8 @@
 static const char *const texts[] = {
     "the cat sat on the mat, the fat cat that sat. 2024 was 20 years and 4 days\n\n",
     "She said: \"don't!\" aaaa aaa aaaaaaa abababab; abab\tab  ab   ab\n",
-    "\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96\xe7\x95\x8c \xf0\x9f\x98\x80\xf0\x9f\x98\x80 caf\xc3\xa9 caf\xc3\xa9",
+    "\xe4\xbd\xa0\xe5\xa5\xbd\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96\xe7\x95\x8c "
+    "\xf0\x9f\x98\x80\xf0\x9f\x98\x80 caf\xc3\xa9 caf\xc3\xa9",
     "bytes \xff\xfe that are no text, and then \xc3 half",
 };
 
@@ -25,13 +26,15 @@ static size_t slow_learn(const fmi_words *w, size_t n_merges, int32_t (*out)[2])
     for (size_t i = 0; i < w->n; i++) {
         len[i] = w->word[i].len;
         assert_true(len[i] <= ROW);
-        for (size_t k = 0; k < len[i]; k++) row[i][k] = (unsigned char)w->pool.data[w->word[i].begin + k];
+        for (size_t k = 0; k < len[i]; k++)
+            row[i][k] = (unsigned char)w->pool.data[w->word[i].begin + k];
     }
     while (done < n_merges) {
         static int64_t count[TOKENS][TOKENS];
         memset(count, 0, sizeof count);
         for (size_t i = 0; i < w->n; i++)
-            for (size_t k = 0; k + 1 < len[i]; k++) count[row[i][k]][row[i][k + 1]] += w->word[i].count;
+            for (size_t k = 0; k + 1 < len[i]; k++)
+                count[row[i][k]][row[i][k + 1]] += w->word[i].count;
         int64_t best = 1;
         int32_t a = -1, b = -1;
         for (int32_t x = 0; x < (int32_t)n_tokens; x++)
@@ -61,7 +64,8 @@ static size_t slow_learn(const fmi_words *w, size_t n_merges, int32_t (*out)[2])
     return done;
 }
 
-static void compare_with_slow(const char *const *word, const int64_t *count, size_t n, size_t n_tokens)
+static void compare_with_slow(const char *const *word, const int64_t *count, size_t n,
+                              size_t n_tokens)
 {
     fm_err err;
     fmi_words w = {0};
@@ -83,8 +87,10 @@ static void compare_with_slow(const char *const *word, const int64_t *count, siz
 static void test_against_slow(void **state)
 {
     (void)state;
-    static const char *const word[] = { "the", " the", " cat", " sat", "aaaaaaa", "aaaa", "abababab", "abab", "ba",
-                                        " that", " hat", " mat", "mississippi", "abcabcabd", "bcabca", "cabc" };
+    static const char *const word[] = { "the",         " the",      " cat",     " sat",
+                                        "aaaaaaa",     "aaaa",      "abababab", "abab",
+                                        "ba",          " that",     " hat",     " mat",
+                                        "mississippi", "abcabcabd", "bcabca",   "cabc" };
     static const int64_t count[] = { 5, 9, 4, 4, 3, 2, 6, 2, 7, 3, 3, 2, 2, 4, 3, 2 };
     compare_with_slow(word, count, 16, 256 + 60);
     /* Random words over three letters: ties and equal strings by two ways come up. */
@@ -108,12 +114,14 @@ static void test_against_slow(void **state)
     }
 }
 
-static char *train(const char *dir, const char *name, int32_t vocab, const int *order, int n, fm_bpe_report *r)
+static char *train(const char *dir, const char *name, int32_t vocab, const int *order, int n,
+                   fm_bpe_report *r)
 {
     fm_err err;
     fm_bpe_trainer *t = NULL;
     OK(fm_bpe_trainer_new(&t, &err));
-    for (int i = 0; i < n; i++) OK(fm_bpe_trainer_push(t, texts[order[i]], strlen(texts[order[i]]), 2, &err));
+    for (int i = 0; i < n; i++)
+        OK(fm_bpe_trainer_push(t, texts[order[i]], strlen(texts[order[i]]), 2, &err));
     char *out = fmi_path_join(dir, name);
     OK(fm_bpe_trainer_run(t, vocab, out, r, &err));
     assert_int_equal(fm_bpe_trainer_run(t, vocab, out, r, &err), FM_E_STATE);

@@ -1,5 +1,5 @@
-/* Chat formats: the 154 golden renderings in text and ids, recognition of templates, assistant spans,
- * and what bad requests are told. */
+/* Chat formats: the 154 golden renderings in text and ids, recognition of templates, assistant
+ * spans, and what bad requests are told. */
 #include "text_util.h"
 
 #include "fathom/chat.h"
@@ -9,11 +9,15 @@
 #define EOS "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
 #define HOLDER "<\xef\xbd\x9cplace\xe2\x96\x81holder\xe2\x96\x81no\xe2\x96\x81"
 
-/* The V3 tokenizer with placeholders renamed as V3.1 does; `all` false: the think tokens only (R1). */
+/* The V3 tokenizer with placeholders renamed as V3.1 does; `all` false: the think tokens only (R1).
+ */
 static fm_tokenizer *open_renamed(bool all)
 {
-    static const char *const to[4] = { "<\xef\xbd\x9csearch\xe2\x96\x81" "begin\xef\xbd\x9c>",
-                                       "<\xef\xbd\x9csearch\xe2\x96\x81" "end\xef\xbd\x9c>", "<think>", "</think>" };
+    static const char *const to[4] = { "<\xef\xbd\x9csearch\xe2\x96\x81"
+                                       "begin\xef\xbd\x9c>",
+                                       "<\xef\xbd\x9csearch\xe2\x96\x81"
+                                       "end\xef\xbd\x9c>",
+                                       "<think>", "</think>" };
     fm_err err;
     size_t n;
     fm_tokenizer *t = NULL;
@@ -39,7 +43,8 @@ static void test_golden(void **state)
 {
     (void)state;
     fm_err err;
-    fm_tokenizer *v3 = open_zst(DIR "tokenizer.json.zst"), *v31 = open_renamed(true), *r1 = open_renamed(false);
+    fm_tokenizer *v3 = open_zst(DIR "tokenizer.json.zst"), *v31 = open_renamed(true),
+                 *r1 = open_renamed(false);
     size_t n, rows = 0;
     char *data = read_whole(DIR "chat-golden.jsonl", &n), *p = data;
     for (json_t *row; (row = next_row(&p, data + n)); rows++, json_decref(row)) {
@@ -53,7 +58,8 @@ static void test_golden(void **state)
         OK(fm_chat_render_json(&format, BOS, line, strlen(line), "row", &out, NULL, &err));
         const json_t *text = json_object_get(row, "text"), *want = json_object_get(row, "ids");
         if (strcmp(out.data, json_string_value(text)))
-            fail_msg("row %zu (%s): \"%s\"\nexpected \"%s\"", rows, name, out.data, json_string_value(text));
+            fail_msg("row %zu (%s): \"%s\"\nexpected \"%s\"", rows, name, out.data,
+                     json_string_value(text));
         OK(fm_tokenizer_encode(t, out.data, out.n, 0, &ids, &err));
         assert_int_equal(ids.n, json_array_size(want));
         for (size_t i = 0; i < ids.n; i++)
@@ -102,7 +108,8 @@ static void test_tokenizer_dir(void **state)
     fm_err err;
     char *dir = temp_dir();
     size_t n;
-    char *json = read_whole(DIR "tokenizer.json.zst", &n), *path = fmi_path_join(dir, "tokenizer.json");
+    char *json = read_whole(DIR "tokenizer.json.zst", &n),
+         *path = fmi_path_join(dir, "tokenizer.json");
     OK(fmi_file_write(path, json, n, &err));
     fmi_free(path);
     fmi_free(json);
@@ -143,9 +150,10 @@ static void render(const char *name, const char *json, fm_text *out, fm_chat_spa
 static void test_spans(void **state)
 {
     (void)state;
-    const char *json = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
-                       "\"<think>x</think>b\"},{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\","
-                       "\"content\":\"d\"}]}";
+    const char *json =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
+        "\"<think>x</think>b\"},{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\","
+        "\"content\":\"d\"}]}";
     static const char *const names[] = { "v3", "r1", "v3.1" };
     static const char *const first[] = { "<think>x</think>b" EOS, "b" EOS, "b" EOS };
     for (int i = 0; i < 3; i++) {
@@ -167,21 +175,30 @@ static void test_v31_switches(void **state)
 {
     (void)state;
     fm_text out = {0};
-    render("v3.1", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}],\"add_generation_prompt\":true,"
-                   "\"enable_thinking\":true}", &out, NULL);
+    render("v3.1",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}],\"add_generation_prompt\":true,"
+           "\"enable_thinking\":true}",
+           &out, NULL);
     assert_string_equal(out.data + out.n - 7, "<think>");
-    render("v3.1", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\","
-                   "\"prefix\":true}],\"thinking\":true}", &out, NULL);
+    render("v3.1",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\","
+           "\"content\":\"a\","
+           "\"prefix\":true}],\"thinking\":true}",
+           &out, NULL);
     assert_non_null(strstr(out.data, "<think>a"));
     /* Two thoughts: V3.1 cuts after the first, R1 after the last. */
-    const char *two = "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":"
-                      "\"1</think>2</think>3\"}]}";
+    const char *two =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":"
+        "\"1</think>2</think>3\"}]}";
     render("v3.1", two, &out, NULL);
     assert_non_null(strstr(out.data, "</think>2</think>3"));
     render("r1", two, &out, NULL);
     assert_null(strstr(out.data, "</think>"));
-    render("r1", "{\"messages\":[{\"role\":\"system\",\"content\":\"one\"},{\"role\":\"system\",\"content\":"
-                 "\"two\"},{\"role\":\"user\",\"content\":\"q\"}]}", &out, NULL);
+    render(
+        "r1",
+        "{\"messages\":[{\"role\":\"system\",\"content\":\"one\"},{\"role\":\"system\",\"content\":"
+        "\"two\"},{\"role\":\"user\",\"content\":\"q\"}]}",
+        &out, NULL);
     assert_null(strstr(out.data, "one"));
     assert_non_null(strstr(out.data, BOS "two"));
     fm_text_deinit(&out);
@@ -190,7 +207,8 @@ static void test_v31_switches(void **state)
 static void test_bad_requests(void **state)
 {
     (void)state;
-    static const struct { const char *format, *json, *says; } cases[] = {
+    static const struct { const char *format, *json, *says;
+    } cases[] = {
         { "v3", "{}", "messages" },
         { "v3", "{\"messages\":{}}", "messages" },
         { "v3", "{\"messages\":[1]}", "messages[0]" },
@@ -198,12 +216,19 @@ static void test_bad_requests(void **state)
         { "v3", "{\"messages\":[{\"role\":\"robot\",\"content\":\"x\"}]}", "robot" },
         { "v3", "{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content" },
         { "v3", "{\"messages\":[{\"role\":\"user\",\"content\":[]}]}", "messages[0].content" },
-        { "v3.1", "{\"messages\":[{\"role\":\"assistant\",\"content\":null}]}", "messages[0].content" },
-        { "v3", "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]}", "function" },
-        { "v3", "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"type\":\"function\","
-                "\"function\":{\"name\":\"f\",\"arguments\":{}}}]}]}", "arguments" },
-        { "v3", "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
-                "\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}]}", "tool_calls[0].type" },
+        { "v3.1", "{\"messages\":[{\"role\":\"assistant\",\"content\":null}]}",
+          "messages[0].content" },
+        { "v3", "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]}",
+          "function" },
+        { "v3",
+          "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"type\":"
+          "\"function\","
+          "\"function\":{\"name\":\"f\",\"arguments\":{}}}]}]}",
+          "arguments" },
+        { "v3",
+          "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{"
+          "\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}]}",
+          "tool_calls[0].type" },
         { "v3", "{\"messages\":[],\"add_generation_prompt\":1}", "add_generation_prompt" },
         { "v3", "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", "0xff" },
     };
@@ -212,10 +237,12 @@ static void test_bad_requests(void **state)
         fm_chat_format f;
         fm_text out = {0};
         OK(fm_chat_format_get(cases[i].format, &f, &err));
-        fm_status st = fm_chat_render_json(&f, BOS, cases[i].json, strlen(cases[i].json), "chat.jsonl: line 4",
-                                           &out, NULL, &err);
-        if (st != FM_E_FORMAT || !strstr(err.text, cases[i].says) || !strstr(err.text, "chat.jsonl: line 4"))
-            fail_msg("case %zu: status %d, \"%s\" should say \"%s\"", i, st, err.text, cases[i].says);
+        fm_status st = fm_chat_render_json(&f, BOS, cases[i].json, strlen(cases[i].json),
+                                           "chat.jsonl: line 4", &out, NULL, &err);
+        if (st != FM_E_FORMAT || !strstr(err.text, cases[i].says) ||
+            !strstr(err.text, "chat.jsonl: line 4"))
+            fail_msg("case %zu: status %d, \"%s\" should say \"%s\"", i, st, err.text,
+                     cases[i].says);
         assert_int_equal(out.n, 0);
         fm_text_deinit(&out);
     }

@@ -1,5 +1,5 @@
-/* Data preparation: the document rule, compressed files, weights, the held-out split, shards read back,
- * and what bad sources are told. */
+/* Data preparation: the document rule, compressed files, weights, the held-out split, shards read
+ * back, and what bad sources are told. */
 #include "text_util.h"
 
 #include <zlib.h>
@@ -51,7 +51,9 @@ static void test_document_rule(void **state)
     (void)state;
     static collected c;
     char *dir = temp_dir(), *path;
-    const char *marked = "one\n\nstill one\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n<|endoftext|>\n\nthree <|endoftext|> in\n";
+    const char *marked =
+        "one\n\nstill one\n<|endoftext|>\ntwo\r\n<|endoftext|>\r\n<|endoftext|>\n\nthree "
+        "<|endoftext|> in\n";
     path = put_file(dir, "marked.txt", marked, strlen(marked));
     read_docs(path, &c);
     assert_int_equal(c.n, 3);
@@ -94,7 +96,8 @@ static void test_cut_long(void **state)
     size_t sum = 0;
     for (size_t i = 0; i < c.n; i++) {
         if (i + 1 < c.n) assert_in_range(c.len[i], 4000, 4400);
-        assert_memory_equal(c.doc[i], "paragraph", 9); /* a document begins where a paragraph does */
+        assert_memory_equal(c.doc[i], "paragraph",
+                            9); /* a document begins where a paragraph does */
         sum += c.len[i] + 2; /* the blank line between */
     }
     assert_in_range(sum, t.n - 2, t.n + 2);
@@ -125,7 +128,8 @@ static void test_jsonl(void **state)
     static collected c;
     fm_err err;
     char *dir = temp_dir();
-    const char *rows = "{\"text\": \"a\\nb\", \"id\": 3}\n\n{\"text\": \"\"}\r\n{\"text\":\"x\\u0000y\"}";
+    const char *rows =
+        "{\"text\": \"a\\nb\", \"id\": 3}\n\n{\"text\": \"\"}\r\n{\"text\":\"x\\u0000y\"}";
     char *path = put_file(dir, "r.jsonl", rows, strlen(rows));
     read_docs(path, &c);
     assert_int_equal(c.n, 2);
@@ -142,7 +146,8 @@ static void test_jsonl(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         path = put_file(dir, "bad.jsonl", bad[i].rows, strlen(bad[i].rows));
         assert_int_equal(fmi_documents_read(path, collect, &c, &err), FM_E_FORMAT);
-        if (!strstr(err.text, bad[i].says) || !strstr(err.text, "bad.jsonl")) fail_msg("%s", err.text);
+        if (!strstr(err.text, bad[i].says) || !strstr(err.text, "bad.jsonl"))
+            fail_msg("%s", err.text);
         drop(&c);
         fmi_free(path);
     }
@@ -168,7 +173,8 @@ static void test_compressed(void **state)
     char *dir = temp_dir();
     size_t n = 0;
     for (int i = 0; n + 64 < sizeof plain; i++)
-        n += (size_t)snprintf(plain + n, sizeof plain - n, "doc %d %d\n<|endoftext|>\n", i, i * i % 977);
+        n += (size_t)snprintf(plain + n, sizeof plain - n, "doc %d %d\n<|endoftext|>\n", i,
+                              i * i % 977);
     char *path = put_file(dir, "a.txt", plain, n);
     read_docs(path, &c);
     size_t n_docs = c.n ? c.n : 0;
@@ -293,8 +299,9 @@ static void test_prepare(void **state)
     const char *source[2] = { a, b3 };
     fm_tokenizer *t = train_small(tok_dir, source, 2);
     fm_data_report r;
-    OK(fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 2, .shard_tokens = 20000 }, out, &r,
-                       &err));
+    OK(fm_data_prepare(
+        t, &(fm_data_options){ .source = source, .n_sources = 2, .shard_tokens = 20000 }, out, &r,
+        &err));
     assert_int_equal(r.n_read, 1500);
     fm_data *d = NULL;
     OK(fm_data_open(out, &d, &err));
@@ -302,7 +309,8 @@ static void test_prepare(void **state)
     assert_int_equal(fm_data_vocab_size(d), 300);
     fm_data_count train = fm_data_total(d, FM_SPLIT_TRAIN), val = fm_data_total(d, FM_SPLIT_VAL);
     assert_memory_equal(&train, &r.train, sizeof train);
-    assert_in_range(val.n_documents, 8, 60); /* 30 expected, five deviations of 5.4 below and above */
+    assert_in_range(val.n_documents, 8,
+                    60); /* 30 expected, five deviations of 5.4 below and above */
     /* Every document is on one side, as often as its weight says. */
     static int seen[1500], out_of[1500];
     memset(seen, 0, sizeof seen);
@@ -323,8 +331,9 @@ static void test_prepare(void **state)
     fm_data_close(d);
     fm_text_deinit(&text);
     /* A directory that holds something is left alone. */
-    assert_int_equal(fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 2 }, out, &r, &err),
-                     FM_E_STATE);
+    assert_int_equal(
+        fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 2 }, out, &r, &err),
+        FM_E_STATE);
     assert_non_null(strstr(err.text, "data"));
     /* The tokenizer travels along. */
     fm_tokenizer *copy = NULL;
@@ -343,8 +352,9 @@ static void prepare_docs(const fm_tokenizer *t, const char *dir, const char *tex
     char *path = put_file(dir, "in.txt", text, strlen(text)), *out = fmi_path_join(dir, "out");
     const char *source[1] = { path };
     OK(fmi_tree_remove(out, &err));
-    OK(fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 1, .val_every = val_every }, out, r,
-                       &err));
+    OK(fm_data_prepare(
+        t, &(fm_data_options){ .source = source, .n_sources = 1, .val_every = val_every }, out, r,
+        &err));
     fm_data *d = NULL;
     OK(fm_data_open(out, &d, &err));
     assert_int_equal(fm_data_total(d, FM_SPLIT_VAL).n_documents, r->val.n_documents);
@@ -393,7 +403,8 @@ static void test_val_file_and_errors(void **state)
     const char *source[1] = { a };
     fm_tokenizer *t = train_small(tok_dir, source, 1);
     fm_data_report r;
-    OK(fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 1, .val_source = v }, out, &r, &err));
+    OK(fm_data_prepare(t, &(fm_data_options){ .source = source, .n_sources = 1, .val_source = v },
+                       out, &r, &err));
     assert_int_equal(r.train.n_documents, 200);
     assert_int_equal(r.val.n_documents, 10);
     /* Manifest against shards: a shard of another run is refused. */
@@ -412,7 +423,8 @@ static void test_val_file_and_errors(void **state)
     const char *bad[2] = { empty, missing };
     fm_status want[2] = { FM_E_FORMAT, FM_E_IO };
     for (int i = 0; i < 2; i++) {
-        fm_status st = fm_data_prepare(t, &(fm_data_options){ .source = &bad[i], .n_sources = 1 }, out, &r, &err);
+        fm_status st = fm_data_prepare(t, &(fm_data_options){ .source = &bad[i], .n_sources = 1 },
+                                       out, &r, &err);
         assert_int_equal(st, want[i]);
         assert_non_null(strstr(err.text, bad[i]));
         assert_false(fmi_path_exists(out));

@@ -119,8 +119,9 @@ static void test_any_bytes(void **state)
     }
 }
 
-/* A long piece goes through the heap, its parts through the scan: joined by hand they must agree where
- * no merge crosses. Here: a long run of one letter, against the same text found by brute force. */
+/* A long piece goes through the heap, its parts through the scan: joined by hand they must agree
+ * where no merge crosses. Here: a long run of one letter, against the same text found by brute
+ * force. */
 static void test_long_piece(void **state)
 {
     (void)state;
@@ -136,8 +137,8 @@ static void test_long_piece(void **state)
     assert_int_equal(back.n, n);
     assert_memory_equal(back.data, s, n);
     assert_true(ids.n < n);
-    /* No two neighbours are left that merge into a token with a rank: encoding a pair of neighbours on
-     * its own may only merge differently if it gives the same two ids back. */
+    /* No two neighbours are left that merge into a token with a rank: encoding a pair of neighbours
+     * on its own may only merge differently if it gives the same two ids back. */
     for (size_t i = 0; i + 1 < 400; i++) {
         size_t la, lb;
         const char *a = fm_tokenizer_token_bytes(deepseek, ids.data[i], &la);
@@ -246,10 +247,11 @@ static char *small_json(const char *vocab, const char *merges, const char *added
         fmi_free(v);
         v = w;
     }
-    char *out = fmi_format("{\"added_tokens\":[%s],\"normalizer\":null,\"pre_tokenizer\":{\"type\":"
-                           "\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
-                           "%s\"model\":{\"type\":\"BPE\",\"vocab\":{%s%s},\"merges\":[%s]}}",
-                           added, more, v, vocab, merges);
+    char *out =
+        fmi_format("{\"added_tokens\":[%s],\"normalizer\":null,\"pre_tokenizer\":{\"type\":"
+                   "\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"},"
+                   "%s\"model\":{\"type\":\"BPE\",\"vocab\":{%s%s},\"merges\":[%s]}}",
+                   added, more, v, vocab, merges);
     fmi_free(v);
     return out;
 }
@@ -279,22 +281,33 @@ static void test_bad_files(void **state)
     expect_refused(small_json("\"ab\":99999999", "", "", ""), FM_E_FORMAT, "99999999", "\"ab\"");
     expect_refused(small_json("\"ab\":\"x\"", "", "", ""), FM_E_FORMAT, "integer", "\"ab\"");
     expect_refused(small_json("\"a\":300", "", "", ""), FM_E_FORMAT, "duplicate", "");
-    expect_refused(small_json(ab, "", "{\"id\":256,\"content\":\"<x>\"}", ""), FM_E_FORMAT, "<x>", "256");
-    expect_refused(small_json(ab, "", "{\"id\":300,\"content\":\"<x>\"},{\"id\":301,\"content\":\"<x>\"}", ""),
-                   FM_E_FORMAT, "<x>", "301");
+    expect_refused(small_json(ab, "", "{\"id\":256,\"content\":\"<x>\"}", ""), FM_E_FORMAT, "<x>",
+                   "256");
+    expect_refused(
+        small_json(ab, "", "{\"id\":300,\"content\":\"<x>\"},{\"id\":301,\"content\":\"<x>\"}", ""),
+        FM_E_FORMAT, "<x>", "301");
     expect_refused(small_json(ab, "", "{\"id\":300,\"content\":\"<x>\",\"lstrip\":true}", ""),
                    FM_E_UNSUPPORTED, "<x>", "lstrip");
-    expect_refused(fmi_strdup("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}"), FM_E_UNSUPPORTED,
-                   "WordPiece", "model.type");
+    expect_refused(fmi_strdup("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}"),
+                   FM_E_UNSUPPORTED, "WordPiece", "model.type");
     expect_refused(fmi_strdup("{\"added_tokens\":[]}"), FM_E_FORMAT, "model", "");
-    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":"
-                              "{\"type\":\"NFC\"}}"), FM_E_UNSUPPORTED, "NFC", "normalizer");
-    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":"
-                              "{\"type\":\"Metaspace\"}}"), FM_E_UNSUPPORTED, "Metaspace", "pre_tokenizer");
-    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":"
-                              "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                              "\"a(\"},\"behavior\":\"Isolated\"}]}}"), FM_E_FORMAT, "pre_tokenizer[0]", "a(");
-    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\xff\":0}}}"), FM_E_FORMAT, "0xff", "byte");
+    expect_refused(
+        fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":"
+                   "{\"type\":\"NFC\"}}"),
+        FM_E_UNSUPPORTED, "NFC", "normalizer");
+    expect_refused(
+        fmi_strdup(
+            "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":"
+            "{\"type\":\"Metaspace\"}}"),
+        FM_E_UNSUPPORTED, "Metaspace", "pre_tokenizer");
+    expect_refused(
+        fmi_strdup(
+            "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":"
+            "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+            "\"a(\"},\"behavior\":\"Isolated\"}]}}"),
+        FM_E_FORMAT, "pre_tokenizer[0]", "a(");
+    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"\xff\":0}}}"), FM_E_FORMAT,
+                   "0xff", "byte");
     expect_refused(fmi_strdup("{\"model\":"), FM_E_FORMAT, "", "");
 }
 
@@ -313,9 +326,9 @@ static void test_small_rules(void **state)
     (void)state;
     fm_err err;
     /* Added tokens: longest first; merges: rank before position. */
-    char *json = small_json("\"ab\":256,\"bc\":257,\"abc\":258,\"aa\":259",
-                            "\"b c\",\"a b\",\"a a\",\"a bc\"",
-                            "{\"id\":300,\"content\":\"<x\"},{\"id\":301,\"content\":\"<xy>\",\"special\":true}", "");
+    char *json = small_json(
+        "\"ab\":256,\"bc\":257,\"abc\":258,\"aa\":259", "\"b c\",\"a b\",\"a a\",\"a bc\"",
+        "{\"id\":300,\"content\":\"<x\"},{\"id\":301,\"content\":\"<xy>\",\"special\":true}", "");
     fm_tokenizer *t = NULL;
     OK(fm_tokenizer_parse(json, strlen(json), "small", &t, &err));
     static const struct { const char *text; int n; int32_t ids[8]; } cases[] = {
@@ -339,9 +352,9 @@ static void test_small_rules(void **state)
     uint64_t hash = fm_tokenizer_hash(t);
     fm_tokenizer_free(t);
     /* The hash follows the meaning: other merges, other hash. */
-    char *other = small_json("\"ab\":256,\"bc\":257,\"abc\":258,\"aa\":259",
-                             "\"a b\",\"b c\",\"a a\",\"a bc\"",
-                             "{\"id\":300,\"content\":\"<x\"},{\"id\":301,\"content\":\"<xy>\",\"special\":true}", "");
+    char *other = small_json(
+        "\"ab\":256,\"bc\":257,\"abc\":258,\"aa\":259", "\"a b\",\"b c\",\"a a\",\"a bc\"",
+        "{\"id\":300,\"content\":\"<x\"},{\"id\":301,\"content\":\"<xy>\",\"special\":true}", "");
     OK(fm_tokenizer_parse(other, strlen(other), "small", &t, &err));
     assert_true(hash != fm_tokenizer_hash(t));
     fm_tokenizer_free(t);
@@ -349,7 +362,8 @@ static void test_small_rules(void **state)
     fmi_free(other);
 }
 
-/* Every allocation fails once: an error comes back, nothing leaks (seen under ASan), nothing crashes. */
+/* Every allocation fails once: an error comes back, nothing leaks (seen under ASan), nothing
+ * crashes. */
 static void test_out_of_memory(void **state)
 {
     (void)state;

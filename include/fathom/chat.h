@@ -1,8 +1,9 @@
 /* Chat formats: messages to the text a model was trained on. DeepSeek-V3, R1 and V3.1.
  *
- * The published templates are rendered exactly, their quirks kept (docs/formats.md): V3 and R1 close a
- * list of tool calls only after the second and each later call; R1 keeps only the last system message
- * and cuts earlier answers after the last </think>, V3.1 after the first, V3 not at all. */
+ * The published templates are rendered exactly, their quirks kept (docs/formats.md): V3 and R1
+ * close a list of tool calls only after the second and each later call; R1 keeps only the last
+ * system message and cuts earlier answers after the last </think>, V3.1 after the first, V3 not at
+ * all. */
 #ifndef FATHOM_CHAT_H
 #define FATHOM_CHAT_H
 
@@ -64,15 +65,16 @@ void fm_chat_spans_deinit(fm_chat_spans *spans);
 
 /* Appends the rendering of n messages to out; bos is put first (NULL: none). spans may be NULL.
  * FORMAT names the message and what it lacks; out is then as before. Thread-safe. */
-fm_status fm_chat_render(const fm_chat_format *format, const char *bos, const fm_chat_message *message,
-                         size_t n, const fm_chat_options *options, fm_text *out, fm_chat_spans *spans,
-                         fm_err *err);
+fm_status fm_chat_render(const fm_chat_format *format, const char *bos,
+                         const fm_chat_message *message, size_t n, const fm_chat_options *options,
+                         fm_text *out, fm_chat_spans *spans, fm_err *err);
 
 /* The same from n bytes of JSON: {"messages": [{"role", "content", "tool_calls", "prefix"}, ..],
- * "add_generation_prompt": bool, "thinking" or "enable_thinking": bool}; other keys are passed over.
- * `name` stands for the source in messages ("chat.jsonl: line 3"). */
-fm_status fm_chat_render_json(const fm_chat_format *format, const char *bos, const char *json, size_t n,
-                              const char *name, fm_text *out, fm_chat_spans *spans, fm_err *err);
+ * "add_generation_prompt": bool, "thinking" or "enable_thinking": bool}; other keys are passed
+ * over. `name` stands for the source in messages ("chat.jsonl: line 3"). */
+fm_status fm_chat_render_json(const fm_chat_format *format, const char *bos, const char *json,
+                              size_t n, const char *name, fm_text *out, fm_chat_spans *spans,
+                              fm_err *err);
 
 #ifdef __cplusplus
 }

@@ -1,13 +1,15 @@
 /* Training data: text files to a directory of token shards, and reading such a directory.
  *
- * A source is written FILE or FILE:WEIGHT: .txt or .jsonl (key `text`), plain, .gz or .zst, or "-" for
- * standard input. A document is a .jsonl line, the text between lines `<|endoftext|>`, or a file; a file
- * longer than 64 KiB without such lines is cut at paragraph ends. The weight is the number of times a
- * document is written: its whole part for all, its fraction for those a hash of the text chooses.
+ * A source is written FILE or FILE:WEIGHT: .txt or .jsonl (key `text`), plain, .gz or .zst, or "-"
+ * for standard input. A document is a .jsonl line, the text between lines `<|endoftext|>`, or a
+ * file; a file longer than 64 KiB without such lines is cut at paragraph ends. The weight is the
+ * number of times a document is written: its whole part for all, its fraction for those a hash of
+ * the text chooses.
  *
- * A data directory holds train-NNNNN.shard, val.shard (absent when nothing is held out), data.json and
- * a copy of the tokenizer's files. Each document is bos (if the tokenizer has one), its tokens, eos;
- * marks written in the text are plain text. Copies of a document follow each other: readers shuffle. */
+ * A data directory holds train-NNNNN.shard, val.shard (absent when nothing is held out), data.json
+ * and a copy of the tokenizer's files. Each document is bos (if the tokenizer has one), its tokens,
+ * eos; marks written in the text are plain text. Copies of a document follow each other: readers
+ * shuffle. */
 #ifndef FATHOM_DATA_H
 #define FATHOM_DATA_H
 
@@ -62,7 +64,8 @@ uint64_t fm_data_tokenizer_hash(const fm_data *d);
 int64_t fm_data_document(const fm_data *d, fm_split split, int64_t i, int64_t *n_bytes);
 
 /* Tokens [first, first + n) of document i into out[n]; the range must lie inside the document. */
-void fm_data_read(const fm_data *d, fm_split split, int64_t i, int64_t first, int64_t n, int32_t *out);
+void fm_data_read(const fm_data *d, fm_split split, int64_t i, int64_t first, int64_t n,
+                  int32_t *out);
 
 #ifdef __cplusplus
 }

@@ -1,7 +1,8 @@
 /* Tokenizer: text to token ids and back, training a vocabulary, and the buffers both use.
  *
- * Byte-level BPE in the Hugging Face tokenizer.json format. Any bytes encode, valid UTF-8 or not, and
- * decode to the same bytes. An fm_tokenizer never changes after opening: all threads may share it. */
+ * Byte-level BPE in the Hugging Face tokenizer.json format. Any bytes encode, valid UTF-8 or not,
+ * and decode to the same bytes. An fm_tokenizer never changes after opening: all threads may share
+ * it. */
 #ifndef FATHOM_TOKENIZER_H
 #define FATHOM_TOKENIZER_H
 
@@ -58,7 +59,7 @@ int32_t fm_tokenizer_pad(const fm_tokenizer *tok);
 /* The chat template's text, NULL when there is none; owned by the tokenizer. */
 const char *fm_tokenizer_chat_template(const fm_tokenizer *tok);
 
-/* A token's bytes (not zero-terminated) and their number; NULL when id has no token. Owned by tok. */
+/* A token's bytes (no zero at the end) and their number, owned by tok; NULL: id has no token. */
 const char *fm_tokenizer_token_bytes(const fm_tokenizer *tok, int32_t id, size_t *n);
 
 /* An added token (special or not) by its exact text; -1 when there is none. */
@@ -70,7 +71,7 @@ bool fm_tokenizer_is_added(const fm_tokenizer *tok, int32_t id);
 bool fm_tokenizer_is_control(const fm_tokenizer *tok, int32_t id);
 
 enum {
-    FM_ENCODE_PLAIN = 1, /* added tokens in the text are plain text, as text from a user should be */
+    FM_ENCODE_PLAIN = 1, /* added tokens in the text are plain text: for text from a user */
     FM_ENCODE_BOS = 2    /* put bos first, if the tokenizer has one and the result lacks it */
 };
 
@@ -120,7 +121,8 @@ fm_status fm_bpe_trainer_new(fm_bpe_trainer **out, fm_err *err);
 void fm_bpe_trainer_free(fm_bpe_trainer *t);
 
 /* Counts one document `count` times (count >= 1); the text is not kept. */
-fm_status fm_bpe_trainer_push(fm_bpe_trainer *t, const char *text, size_t n, int64_t count, fm_err *err);
+fm_status fm_bpe_trainer_push(fm_bpe_trainer *t, const char *text, size_t n, int64_t count,
+                              fm_err *err);
 
 /* Learns the merges and writes tokenizer.json, tokenizer_config.json and chat_template.jinja into
  * dir, which is made if missing. Once per trainer. Errors: STATE (nothing pushed), RANGE

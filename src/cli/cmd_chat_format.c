@@ -8,8 +8,8 @@
 static const char help[] =
     "usage: fathom chat-format --model DIR|FILE --jsonl [--format NAME] < requests\n"
     "\n"
-    "Reads {\"messages\": [...], \"add_generation_prompt\": bool, \"thinking\": bool} a line and prints\n"
-    "{\"text\": ..., \"ids\": [...]} a line.\n"
+    "Reads {\"messages\": [...], \"add_generation_prompt\": bool, \"thinking\": bool} a line\n"
+    "and prints {\"text\": ..., \"ids\": [...]} a line.\n"
     "\n"
     "  --model M      a model directory or a tokenizer.json\n"
     "  --format NAME  v3, r1 or v3.1; otherwise told by the model's chat template\n"
@@ -23,7 +23,8 @@ typedef struct chat_arg {
     fm_ids ids;
 } chat_arg;
 
-static bool chat_row(void *arg, const char *line, size_t n, const json_t *row, const char *where, fm_err *err)
+static bool chat_row(void *arg, const char *line, size_t n, const json_t *row, const char *where,
+                     fm_err *err)
 {
     (void)row;
     chat_arg *a = arg;

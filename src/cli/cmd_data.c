@@ -9,10 +9,10 @@
 static const char help[] =
     "usage: fathom data --out DIR --tokenizer FILE|DIR [options] FILE[:WEIGHT]...\n"
     "\n"
-    "FILE is .txt or .jsonl (key text), plain, .gz or .zst, - for standard input. A document is a .jsonl\n"
-    "line, the text between <|endoftext|> lines, or a file; a file longer than 64 KiB without such lines\n"
-    "is cut at paragraph ends. WEIGHT is the number of times its documents are seen in one pass, fractions\n"
-    "too.\n"
+    "FILE is .txt or .jsonl (key text), plain, .gz or .zst, - for standard input. A document\n"
+    "is a .jsonl line, the text between <|endoftext|> lines, or a file; a file longer than 64 KiB\n"
+    "without such lines is cut at paragraph ends. WEIGHT is the number of times its documents are\n"
+    "seen in one pass, fractions too.\n"
     "\n"
     "  --out DIR        the data directory to make\n"
     "  --tokenizer T    a tokenizer.json or a directory with one\n"
@@ -66,7 +66,8 @@ int cmd_data(int argc, char **argv)
         case 'v': o.val_source = optarg; break;
         case 'e':
             o.val_every = (int)strtol(optarg, &end, 10);
-            if (*end || o.val_every < 2) return text_usage("data", "--val-every: expected a number from 2");
+            if (*end || o.val_every < 2)
+                return text_usage("data", "--val-every: expected a number from 2");
             break;
         case 'j': json = true; break;
         case 'h': fputs(help, stdout); return text_finish("data");

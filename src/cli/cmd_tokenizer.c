@@ -11,9 +11,9 @@ static const char help[] =
     "       fathom tokenizer encode --model DIR|FILE [--jsonl] [--no-special] < text\n"
     "       fathom tokenizer decode --model DIR|FILE [--jsonl] < ids\n"
     "\n"
-    "train   learns a byte-level BPE vocabulary and writes tokenizer.json, tokenizer_config.json and\n"
-    "        chat_template.jinja into DIR. FILE: .txt or .jsonl (key text), plain, .gz or .zst, - for\n"
-    "        standard input; WEIGHT: how often it counts\n"
+    "train   learns a byte-level BPE vocabulary and writes tokenizer.json, tokenizer_config.json\n"
+    "        and chat_template.jinja into DIR. FILE: .txt or .jsonl (key text), plain, .gz or\n"
+    "        .zst, - for standard input; WEIGHT: how often it counts\n"
     "encode  prints the ids of standard input as JSON\n"
     "decode  reads ids as JSON and prints the text\n"
     "\n"
@@ -39,7 +39,8 @@ typedef struct row_arg {
     fm_text text;
 } row_arg;
 
-static bool encode_row(void *arg, const char *line, size_t n, const json_t *row, const char *where, fm_err *err)
+static bool encode_row(void *arg, const char *line, size_t n, const json_t *row, const char *where,
+                       fm_err *err)
 {
     (void)line, (void)n;
     row_arg *a = arg;
@@ -49,14 +50,16 @@ static bool encode_row(void *arg, const char *line, size_t n, const json_t *row,
         return false;
     }
     a->ids.n = 0;
-    if (fm_tokenizer_encode(a->tok, json_string_value(text), json_string_length(text), a->flags, &a->ids, err))
+    if (fm_tokenizer_encode(a->tok, json_string_value(text), json_string_length(text), a->flags,
+                            &a->ids, err))
         return false;
     text_print_ids(&a->ids);
     putchar('\n');
     return true;
 }
 
-static bool decode_row(void *arg, const char *line, size_t n, const json_t *row, const char *where, fm_err *err)
+static bool decode_row(void *arg, const char *line, size_t n, const json_t *row, const char *where,
+                       fm_err *err)
 {
     (void)line, (void)n;
     row_arg *a = arg;
@@ -80,7 +83,8 @@ static int encode_all(const fm_tokenizer *tok, unsigned flags)
     fm_ids ids = {0};
     int rc;
     if (!text_read_all(&in)) rc = text_fail("tokenizer", "standard input cannot be read");
-    else if (fm_tokenizer_encode(tok, in.data, in.n, flags, &ids, &err)) rc = text_fail("tokenizer", err.text);
+    else if (fm_tokenizer_encode(tok, in.data, in.n, flags, &ids, &err))
+        rc = text_fail("tokenizer", err.text);
     else {
         text_print_ids(&ids);
         putchar('\n');
@@ -126,8 +130,10 @@ static int train(const tok_args *a, char **files, int n)
     if (n < 1) return text_usage("tokenizer", "train needs at least one file");
     if (fm_data_train_tokenizer((const char *const *)files, n, a->vocab, a->out, &r, &err))
         return text_fail("tokenizer", err.text);
-    printf(a->json ? "{\"vocab\": %d, \"merges\": %d, \"placeholders\": %d, \"documents\": %lld, \"bytes\": %lld}\n"
-                   : "vocabulary %d, %d merges, %d placeholders, from %lld documents of %lld bytes\n",
+    printf(a->json
+               ? "{\"vocab\": %d, \"merges\": %d, \"placeholders\": %d, \"documents\": %lld, "
+                 "\"bytes\": %lld}\n"
+               : "vocabulary %d, %d merges, %d placeholders, from %lld documents of %lld bytes\n",
            a->vocab, r.n_merges, r.n_placeholders, (long long)r.n_documents, (long long)r.n_bytes);
     return text_finish("tokenizer");
 }
@@ -137,7 +143,8 @@ static int code(const tok_args *a, bool encode)
     fm_err err = {0};
     row_arg row = {0};
     fm_tokenizer *tok = NULL;
-    if (!a->model) return text_usage("tokenizer", encode ? "encode needs --model" : "decode needs --model");
+    if (!a->model)
+        return text_usage("tokenizer", encode ? "encode needs --model" : "decode needs --model");
     if (fm_tokenizer_open(a->model, &tok, &err)) return text_fail("tokenizer", err.text);
     row.tok = tok;
     row.flags = encode ? (a->plain ? FM_ENCODE_PLAIN : 0) : a->skip ? FM_DECODE_SKIP_CONTROL : 0;

@@ -41,8 +41,8 @@ static size_t char_len(const unsigned char *s, size_t n)
     if (s[0] < 0xc2 || s[0] > 0xf4 || len > n) return 0;
     for (size_t i = 1; i < len; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
-    bool bad = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-               (s[0] == 0xf4 && s[1] > 0x8f);
+    bool bad = (s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+               (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f);
     return bad ? 0 : len;
 }
 
@@ -116,6 +116,7 @@ int text_each_line(const char *command, text_row_fn fn, void *arg)
 
 int text_finish(const char *command)
 {
-    if (fflush(stdout) || ferror(stdout)) return text_fail(command, "standard output: the write failed");
+    if (fflush(stdout) || ferror(stdout))
+        return text_fail(command, "standard output: the write failed");
     return 0;
 }

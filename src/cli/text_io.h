@@ -24,10 +24,10 @@ void text_print_string(const char *s, size_t n);
 /* Ids out of a JSON array; false with a message in err. */
 bool text_ids_from_json(const json_t *list, const char *where, fm_ids *out, fm_err *err);
 
-/* Calls fn for each line of standard input that is not blank, parsed; `where` names the line. Stops at
- * the first failure. Returns an exit code; messages are printed. */
-typedef bool (*text_row_fn)(void *arg, const char *line, size_t n, const json_t *row, const char *where,
-                            fm_err *err);
+/* Calls fn for each line of standard input that is not blank, parsed; `where` names the line. Stops
+ * at the first failure. Returns an exit code; messages are printed. */
+typedef bool (*text_row_fn)(void *arg, const char *line, size_t n, const json_t *row,
+                            const char *where, fm_err *err);
 int text_each_line(const char *command, text_row_fn fn, void *arg);
 
 /* Flushes stdout: 1 with a message when what was printed did not arrive. */

@@ -1,8 +1,9 @@
 /* Byte-pair merging of one piece, with a cache of pieces.
  *
- * Rule: while two neighbours have a merge, apply the one with the lowest rank, leftmost first. Short
- * pieces scan an array of ranks; long ones keep a heap of (rank, position) over a linked list, so that
- * time is n log n. The cache maps short pieces to their ids and replaces on collision: words repeat. */
+ * Rule: while two neighbours have a merge, apply the one with the lowest rank, leftmost first.
+ * Short pieces scan an array of ranks; long ones keep a heap of (rank, position) over a linked
+ * list, so that time is n log n. The cache maps short pieces to their ids and replaces on
+ * collision: words repeat. */
 #include "text/bpe.h"
 
 #include <string.h>
@@ -80,8 +81,8 @@ static fm_status push_pair(fmi_encoder *e, size_t *n, uint32_t at, fm_err *err)
     return r == INT32_MAX ? FM_OK : heap_push(e, n, (uint64_t)(uint32_t)r << 32 | at, err);
 }
 
-/* Long pieces. An entry of the heap is stale when the pair at its position has another rank now: each
- * rank belongs to one pair, so nothing else need be compared. */
+/* Long pieces. An entry of the heap is stale when the pair at its position has another rank now:
+ * each rank belongs to one pair, so nothing else need be compared. */
 static fm_status merge_heap(fmi_encoder *e, const char *s, size_t n, fm_ids *ids, fm_err *err)
 {
     const fm_tokenizer *t = e->tok;
@@ -118,7 +119,8 @@ static fm_status merge_heap(fmi_encoder *e, const char *s, size_t n, fm_ids *ids
 
 static int32_t whole_token(const fm_tokenizer *t, const char *s, size_t n)
 {
-    for (uint64_t i = piece_hash(s, n) & t->whole_mask; t->whole[i] >= 0; i = (i + 1) & t->whole_mask) {
+    for (uint64_t i = piece_hash(s, n) & t->whole_mask; t->whole[i] >= 0;
+         i = (i + 1) & t->whole_mask) {
         int32_t id = t->whole[i];
         if (t->len[id] == n && !memcmp(t->pool.data + t->begin[id], s, n)) return id;
     }

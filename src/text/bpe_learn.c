@@ -1,11 +1,12 @@
 /* Learning merges: repeatedly join the most frequent pair of neighbours.
  *
- * Each distinct piece is a row of symbols with a count. Every pair of neighbours has a count and the
- * list of rows that (may) hold it. A merge rewrites only those rows: a row's pairs are taken off the
- * counts, the row is rewritten, its pairs are put back. The heap holds (count, pair); an entry whose
- * count is no longer true is put back with the true one. Equal counts: the lower left id, then the
- * lower right id, so the result depends on nothing but the counts. Two merges may give the same
- * bytes: the second adds a merge, not a token. (Sennrich et al. 2016, byte-level as in GPT-2.) */
+ * Each distinct piece is a row of symbols with a count. Every pair of neighbours has a count and
+ * the list of rows that (may) hold it. A merge rewrites only those rows: a row's pairs are taken
+ * off the counts, the row is rewritten, its pairs are put back. The heap holds (count, pair); an
+ * entry whose count is no longer true is put back with the true one. Equal counts: the lower left
+ * id, then the lower right id, so the result depends on nothing but the counts. Two merges may give
+ * the same bytes: the second adds a merge, not a token. (Sennrich et al. 2016, byte-level as in
+ * GPT-2.) */
 #include <string.h>
 
 #include "io/hash.h"
@@ -199,7 +200,8 @@ static size_t token_slot(const learner *l, const fmi_bpe_model *m, const char *s
 }
 
 /* The token with these bytes, made if new. s must not lie in the pool. */
-static fm_status token_of(learner *l, fmi_bpe_model *m, const char *s, size_t n, int32_t *id, fm_err *err)
+static fm_status token_of(learner *l, fmi_bpe_model *m, const char *s, size_t n, int32_t *id,
+                          fm_err *err)
 {
     size_t slot = token_slot(l, m, s, n);
     if (l->by_bytes[slot]) {
@@ -221,9 +223,11 @@ static fm_status token_of(learner *l, fmi_bpe_model *m, const char *s, size_t n,
     return FM_OK;
 }
 
-static fm_status merge_pair(learner *l, fmi_bpe_model *m, uint32_t index, fm_text *joined, fm_err *err)
+static fm_status merge_pair(learner *l, fmi_bpe_model *m, uint32_t index, fm_text *joined,
+                            fm_err *err)
 {
-    int32_t a = (int32_t)(l->pair[index].key >> 32), b = (int32_t)(uint32_t)l->pair[index].key, c = 0;
+    int32_t a = (int32_t)(l->pair[index].key >> 32), b = (int32_t)(uint32_t)l->pair[index].key,
+            c = 0;
     joined->n = 0;
     fm_status st = fm_text_push(joined, m->pool.data + m->begin[a], m->len[a], err);
     if (!st) st = fm_text_push(joined, m->pool.data + m->begin[b], m->len[b], err);
@@ -250,11 +254,13 @@ static fm_status merge_pair(learner *l, fmi_bpe_model *m, uint32_t index, fm_tex
 static void learner_deinit(learner *l)
 {
     for (size_t i = 0; i < l->n_pairs; i++) fmi_free(l->pair[i].row);
-    void *all[] = { l->sym, l->begin, l->len, l->count, l->pair, l->slot, l->heap, l->touched, l->by_bytes };
+    void *all[] = { l->sym,  l->begin, l->len,     l->count,   l->pair,
+                    l->slot, l->heap,  l->touched, l->by_bytes };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fmi_free(all[i]);
 }
 
-static fm_status learn(learner *l, const fmi_words *w, size_t n_tokens, fmi_bpe_model *m, fm_err *err)
+static fm_status learn(learner *l, const fmi_words *w, size_t n_tokens, fmi_bpe_model *m,
+                       fm_err *err)
 {
     size_t slots = 1024;
     while (slots < 2 * n_tokens + 2) slots *= 2;

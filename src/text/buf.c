@@ -1,8 +1,8 @@
 /* Growing buffers, UTF-8 checks and the GPT-2 byte map.
  *
  * The byte map gives each byte a printable character, so that a vocabulary of byte strings can be
- * written as JSON text: bytes 21-7E, A1-AC and AE-FF (hexadecimal) stand for themselves, the other 68
- * are counted up from U+0100 in order. */
+ * written as JSON text: bytes 21-7E, A1-AC and AE-FF (hexadecimal) stand for themselves, the other
+ * 68 are counted up from U+0100 in order. */
 #include "text/buf.h"
 
 #include <string.h>
@@ -13,7 +13,8 @@ fm_status fmi_grow(void **p, size_t *cap, size_t need, size_t size, fm_err *err)
     size_t want = *cap + *cap / 2;
     if (want < need) want = need;
     if (want < 16) want = 16;
-    if (want > SIZE_MAX / 2 / size) return FM_FAIL(err, FM_E_NOMEM, "a buffer of %zu elements", want);
+    if (want > SIZE_MAX / 2 / size)
+        return FM_FAIL(err, FM_E_NOMEM, "a buffer of %zu elements", want);
     void *q = fmi_realloc(*p, want * size);
     if (!q) return FM_FAIL(err, FM_E_NOMEM, "a buffer of %zu bytes", want * size);
     *p = q;

@@ -1,7 +1,7 @@
 /* Rendering messages in the chat formats of DeepSeek-V3, R1 and V3.1.
  *
- * Each function follows the published template statement by statement, its flags under its names, so
- * that the two can be laid side by side. V3 and R1 are one template with three switches. */
+ * Each function follows the published template statement by statement, its flags under its names,
+ * so that the two can be laid side by side. V3 and R1 are one template with three switches. */
 #include "fathom/chat.h"
 
 #include <string.h>
@@ -40,7 +40,8 @@ fm_status fm_chat_format_get(const char *name, fm_chat_format *out, fm_err *err)
     else if (!strcmp(name, "r1")) *out = (fm_chat_format){ FM_CHAT_R1, false, true, true };
     else if (!strcmp(name, "v3.1")) *out = (fm_chat_format){ FM_CHAT_V31, true, true, true };
     else
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "chat format \"%.40s\": expected v3, r1 or v3.1", name);
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "chat format \"%.40s\": expected v3, r1 or v3.1",
+                       name);
     return FM_OK;
 }
 
@@ -50,14 +51,16 @@ fm_status fm_chat_format_read(const char *t, fm_chat_format *out, fm_err *err)
     if (!strstr(t, MARK_USER) || !strstr(t, MARK_ASSISTANT) || !strstr(t, MARK_EOS))
         return FM_FAIL(err, FM_E_UNSUPPORTED,
                        "the chat template is not DeepSeek-V3's, R1's or V3.1's: it lacks %s",
-                       !strstr(t, MARK_USER) ? MARK_USER : !strstr(t, MARK_ASSISTANT) ? MARK_ASSISTANT
-                                                                                      : MARK_EOS);
+                       !strstr(t, MARK_USER)        ? MARK_USER
+                       : !strstr(t, MARK_ASSISTANT) ? MARK_ASSISTANT
+                                                    : MARK_EOS);
     if (strstr(t, "split('</think>', 1)") || strstr(t, "is_last_user"))
         return fm_chat_format_get("v3.1", out, err);
     bool cut = strstr(t, "split('</think>')[-1]") != NULL;
     /* The newline may be written as such or escaped. */
     bool open = strstr(t, MARK_ASSISTANT "<think>\\n") || strstr(t, MARK_ASSISTANT "<think>\n");
-    *out = (fm_chat_format){ cut || open ? FM_CHAT_R1 : FM_CHAT_V3, strstr(t, "is_first_sp") != NULL, cut, open };
+    *out = (fm_chat_format){ cut || open ? FM_CHAT_R1 : FM_CHAT_V3,
+                             strstr(t, "is_first_sp") != NULL, cut, open };
     return FM_OK;
 }
 
@@ -219,27 +222,32 @@ static void put_end(renderer *r)
 }
 
 /* What a template would stumble over: null where a string is added. */
-static fm_status check_message(const fm_chat_format *f, const fm_chat_message *m, size_t i, fm_err *err)
+static fm_status check_message(const fm_chat_format *f, const fm_chat_message *m, size_t i,
+                               fm_err *err)
 {
-    if (!m->content.data && (m->role != FM_ROLE_ASSISTANT || (f->kind == FM_CHAT_V31 && !m->has_calls)))
+    if (!m->content.data &&
+        (m->role != FM_ROLE_ASSISTANT || (f->kind == FM_CHAT_V31 && !m->has_calls)))
         return FM_FAIL(err, FM_E_FORMAT, "messages[%zu].content is missing: expected a string", i);
     for (size_t k = 0; k < m->n_calls; k++) {
         const fm_chat_call *c = &m->calls[k];
         const char *what = !c->name.data ? "name" : !c->arguments.data ? "arguments" : NULL;
         if (f->kind != FM_CHAT_V31 && m->content.data) continue; /* not printed */
         if (what)
-            return FM_FAIL(err, FM_E_FORMAT, "messages[%zu].tool_calls[%zu].function.%s is missing: expected a "
-                           "string", i, k, what);
+            return FM_FAIL(err, FM_E_FORMAT,
+                           "messages[%zu].tool_calls[%zu].function.%s is missing: expected a "
+                           "string",
+                           i, k, what);
         if (f->kind != FM_CHAT_V31 && !c->type.data)
-            return FM_FAIL(err, FM_E_FORMAT, "messages[%zu].tool_calls[%zu].type is missing: expected a string",
-                           i, k);
+            return FM_FAIL(err, FM_E_FORMAT,
+                           "messages[%zu].tool_calls[%zu].type is missing: expected a string", i,
+                           k);
     }
     return FM_OK;
 }
 
-fm_status fm_chat_render(const fm_chat_format *format, const char *bos, const fm_chat_message *message,
-                         size_t n, const fm_chat_options *options, fm_text *out, fm_chat_spans *spans,
-                         fm_err *err)
+fm_status fm_chat_render(const fm_chat_format *format, const char *bos,
+                         const fm_chat_message *message, size_t n, const fm_chat_options *options,
+                         fm_text *out, fm_chat_spans *spans, fm_err *err)
 {
     for (size_t i = 0; i < n; i++) {
         fm_status st = check_message(format, &message[i], i, err);

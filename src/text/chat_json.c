@@ -12,7 +12,8 @@ static fm_str as_str(const json_t *v)
 }
 
 /* Absent and null are fine, other types are not. */
-static fm_status opt_str(const json_t *obj, const char *key, const char *where, fm_str *out, fm_err *err)
+static fm_status opt_str(const json_t *obj, const char *key, const char *where, fm_str *out,
+                         fm_err *err)
 {
     const json_t *v = json_object_get(obj, key);
     if (v && !json_is_string(v) && !json_is_null(v))
@@ -34,7 +35,8 @@ static fm_status read_call(const json_t *v, const char *where, fm_chat_call *out
     return st;
 }
 
-static fm_status read_calls(const json_t *list, const char *where, fm_chat_message *out, fm_err *err)
+static fm_status read_calls(const json_t *list, const char *where, fm_chat_message *out,
+                            fm_err *err)
 {
     if (!list || json_is_null(list)) return FM_OK;
     if (!json_is_array(list))
@@ -61,13 +63,15 @@ static fm_status read_message(const json_t *v, size_t i, fm_chat_message *out, f
     char where[48];
     snprintf(where, sizeof where, "messages[%zu]", i);
     if (!json_is_object(v))
-        return FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", where, fmi_json_type_name(v));
+        return FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", where,
+                       fmi_json_type_name(v));
     const char *role = json_string_value(json_object_get(v, "role"));
     int k = 0;
     while (role && k < 4 && strcmp(role, roles[k])) k++;
     if (!role || k == 4)
-        return FM_FAIL(err, FM_E_FORMAT, "%s.role: expected system, user, assistant or tool, found %s%.40s",
-                       where, role ? "" : fmi_json_type_name(json_object_get(v, "role")), role ? role : "");
+        return FM_FAIL(
+            err, FM_E_FORMAT, "%s.role: expected system, user, assistant or tool, found %s%.40s",
+            where, role ? "" : fmi_json_type_name(json_object_get(v, "role")), role ? role : "");
     out->role = (fm_role)k;
     out->prefix = json_is_true(json_object_get(v, "prefix"));
     fm_status st = opt_str(v, "content", where, &out->content, err);
@@ -81,7 +85,9 @@ static fm_status render_root(const fm_chat_format *format, const char *bos, cons
     fm_chat_options opt = {0};
     json_t *list = NULL;
     fm_status st = fmi_json_get_array(root, name, "messages", &list, err);
-    if (!st) st = fmi_json_opt_bool(root, name, "add_generation_prompt", false, &opt.add_generation_prompt, err);
+    if (!st)
+        st = fmi_json_opt_bool(root, name, "add_generation_prompt", false,
+                               &opt.add_generation_prompt, err);
     if (!st) st = fmi_json_opt_bool(root, name, "enable_thinking", false, &opt.thinking, err);
     if (!st) st = fmi_json_opt_bool(root, name, "thinking", opt.thinking, &opt.thinking, err);
     if (st) return st;
@@ -95,8 +101,9 @@ static fm_status render_root(const fm_chat_format *format, const char *bos, cons
     return st && st != FM_E_NOMEM ? fmi_fail_prefix(err, st, "%s", name) : st;
 }
 
-fm_status fm_chat_render_json(const fm_chat_format *format, const char *bos, const char *json, size_t n,
-                              const char *name, fm_text *out, fm_chat_spans *spans, fm_err *err)
+fm_status fm_chat_render_json(const fm_chat_format *format, const char *bos, const char *json,
+                              size_t n, const char *name, fm_text *out, fm_chat_spans *spans,
+                              fm_err *err)
 {
     json_t *root = NULL;
     fm_status st = fmi_json_parse(name, json, n, false, &root, err);

@@ -1,7 +1,7 @@
 /* DeepSeek-V3.1's chat format as a Jinja template, for programs that render it themselves.
  *
- * Written for this project; it gives the published template's text (tests compare them through the
- * golden renderings). `split('</think>', 1)` is also what names the format to fm_chat_format_read. */
+ * Written for this project; it gives the published template's text. `split('</think>', 1)` is also
+ * what names the format to fm_chat_format_read. */
 #include "text/chat_template.h"
 
 #define BAR "\xef\xbd\x9c"
@@ -9,11 +9,12 @@
 #define EOS "<" BAR "end" SEP "of" SEP "sentence" BAR ">"
 
 const char *const fmi_chat_template_v31 =
-    "{#- Chat format of DeepSeek-V3.1. thinking (or enable_thinking): whether the answer may think. -#}\n"
+    "{#- Chat format of DeepSeek-V3.1; thinking (or enable_thinking) lets the answer think. -#}\n"
     "{%- if thinking is not defined -%}\n"
     "  {%- set thinking = enable_thinking if enable_thinking is defined else false -%}\n"
     "{%- endif -%}\n"
-    "{%- set s = namespace(system='', n_system=0, after_user=false, after_tool=false, opened=false) -%}\n"
+    "{%- set s = namespace(system='', n_system=0, after_user=false, after_tool=false, "
+    "opened=false) -%}\n"
     "{%- for m in messages -%}\n"
     "  {%- if m['role'] == 'system' -%}\n"
     "    {%- set s.system = s.system + ('\\n\\n' if s.n_system > 0 else '') + m['content'] -%}\n"
@@ -31,7 +32,8 @@ const char *const fmi_chat_template_v31 =
     "'<" BAR "tool" SEP "output" SEP "end" BAR ">' -}}\n"
     "    {%- set s.after_user = false -%}\n"
     "    {%- set s.after_tool = true -%}\n"
-    "  {%- elif m['role'] == 'assistant' and m['tool_calls'] is defined and m['tool_calls'] is not none -%}\n"
+    "  {%- elif m['role'] == 'assistant' and m['tool_calls'] is defined and "
+    "m['tool_calls'] is not none -%}\n"
     "    {{- '<" BAR "Assistant" BAR "></think>' if s.after_user else '' -}}\n"
     "    {%- set s.after_user = false -%}\n"
     "    {%- set s.after_tool = false -%}\n"
@@ -49,8 +51,8 @@ const char *const fmi_chat_template_v31 =
     "    {{- '<" BAR "tool" SEP "calls" SEP "end" BAR ">" EOS "' -}}\n"
     "  {%- elif m['role'] == 'assistant' -%}\n"
     "    {%- if s.after_user -%}\n"
-    "      {{- '<" BAR "Assistant" BAR ">' + ('<think>' if m['prefix'] is defined and m['prefix'] and thinking "
-    "else '</think>') -}}\n"
+    "      {{- '<" BAR "Assistant" BAR ">' + ('<think>' if "
+    "m['prefix'] is defined and m['prefix'] and thinking else '</think>') -}}\n"
     "    {%- endif -%}\n"
     "    {%- set text = m['content'] -%}\n"
     "    {%- if not s.after_tool and '</think>' in text -%}\n"

@@ -1,7 +1,7 @@
 /* Reading a data directory: data.json names the shards, the shards are mapped.
  *
- * Counts, vocabulary and tokenizer hash of every shard must agree with data.json, so that a directory
- * put together from two runs is refused. */
+ * Counts, vocabulary and tokenizer hash of every shard must agree with data.json, so that a
+ * directory put together from two runs is refused. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,10 +33,12 @@ void fm_data_close(fm_data *d)
     fmi_free(d);
 }
 
-static fm_status open_shard(fm_data *d, split_part *p, const char *dir, const char *name, fm_err *err)
+static fm_status open_shard(fm_data *d, split_part *p, const char *dir, const char *name,
+                            fm_err *err)
 {
     if (!*name || strchr(name, '/'))
-        return FM_FAIL(err, FM_E_FORMAT, "%s/data.json: shard \"%.60s\": expected a file name", dir, name);
+        return FM_FAIL(err, FM_E_FORMAT, "%s/data.json: shard \"%.60s\": expected a file name", dir,
+                       name);
     char *path = fmi_path_join(dir, name);
     if (!path) return FM_FAIL(err, FM_E_NOMEM, "%s/%s", dir, name);
     fmi_shard *s = NULL;
@@ -46,16 +48,18 @@ static fm_status open_shard(fm_data *d, split_part *p, const char *dir, const ch
         p->first[p->n + 1] = p->first[p->n] + (int64_t)s->n_documents;
         p->n++;
         if (s->vocab_size != (uint64_t)d->vocab_size || s->tokenizer_hash != d->tokenizer_hash)
-            st = FM_FAIL(err, FM_E_FORMAT, "%s: made with another tokenizer than data.json says (vocabulary %llu, "
-                         "hash %016llx)", path, (unsigned long long)s->vocab_size,
+            st = FM_FAIL(err, FM_E_FORMAT,
+                         "%s: made with another tokenizer than data.json says (vocabulary %llu, "
+                         "hash %016llx)",
+                         path, (unsigned long long)s->vocab_size,
                          (unsigned long long)s->tokenizer_hash);
     }
     fmi_free(path);
     return st;
 }
 
-static fm_status open_part(fm_data *d, split_part *p, const char *dir, const char *where, const json_t *v,
-                           fm_err *err)
+static fm_status open_part(fm_data *d, split_part *p, const char *dir, const char *where,
+                           const json_t *v, fm_err *err)
 {
     int64_t docs = 0, tokens = 0, bytes = 0;
     json_t *names = NULL, *name;
@@ -71,8 +75,8 @@ static fm_status open_part(fm_data *d, split_part *p, const char *dir, const cha
     json_array_foreach(names, i, name)
     {
         if (!json_is_string(name))
-            return FM_FAIL(err, FM_E_FORMAT, "%s: shards[%zu]: expected a string, found %s", where, i,
-                           fmi_json_type_name(name));
+            return FM_FAIL(err, FM_E_FORMAT, "%s: shards[%zu]: expected a string, found %s", where,
+                           i, fmi_json_type_name(name));
         if ((st = open_shard(d, p, dir, json_string_value(name), err))) return st;
         const fmi_shard *s = p->shard[p->n - 1];
         p->total.n_documents += (int64_t)s->n_documents;
@@ -80,7 +84,8 @@ static fm_status open_part(fm_data *d, split_part *p, const char *dir, const cha
         p->total.n_bytes += (int64_t)s->source_bytes;
     }
     if (p->total.n_documents != docs || p->total.n_tokens != tokens || p->total.n_bytes != bytes)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: expected %lld documents of %lld tokens, found %lld of %lld", where,
+        return FM_FAIL(err, FM_E_FORMAT,
+                       "%s: expected %lld documents of %lld tokens, found %lld of %lld", where,
                        (long long)docs, (long long)tokens, (long long)p->total.n_documents,
                        (long long)p->total.n_tokens);
     return FM_OK;
@@ -95,7 +100,8 @@ static fm_status open_json(fm_data *d, const char *dir, const char *path, fm_err
     fm_status st = fmi_json_load(path, FMI_JSON_BYTES_MAX, &root, err);
     if (!st) st = fmi_json_get_int(root, path, "format", &format, err);
     if (!st && format != 1)
-        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format: expected 1, found %lld", path, (long long)format);
+        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format: expected 1, found %lld", path,
+                     (long long)format);
     if (!st) st = fmi_json_get_int(root, path, "vocab_size", &vocab, err);
     if (!st && (vocab < 1 || vocab > INT32_MAX))
         st = FM_FAIL(err, FM_E_FORMAT, "%s: vocab_size: %lld", path, (long long)vocab);
@@ -104,7 +110,8 @@ static fm_status open_json(fm_data *d, const char *dir, const char *path, fm_err
         d->vocab_size = (int32_t)vocab;
         d->tokenizer_hash = strtoull(hash, &end, 16);
         if (strlen(hash) != 16 || *end)
-            st = FM_FAIL(err, FM_E_FORMAT, "%s: tokenizer_hash: expected 16 hexadecimal digits, found \"%.40s\"",
+            st = FM_FAIL(err, FM_E_FORMAT,
+                         "%s: tokenizer_hash: expected 16 hexadecimal digits, found \"%.40s\"",
                          path, hash);
     }
     static const char *const key[2] = { "train", "val" };
@@ -112,7 +119,9 @@ static fm_status open_json(fm_data *d, const char *dir, const char *path, fm_err
         json_t *v = NULL;
         st = fmi_json_get_object(root, path, key[k], &v, err);
         char *where = fmi_format("%s: %s", path, key[k]);
-        if (!st) st = where ? open_part(d, &d->part[k], dir, where, v, err) : FM_FAIL(err, FM_E_NOMEM, "%s", path);
+        if (!st)
+            st = where ? open_part(d, &d->part[k], dir, where, v, err)
+                       : FM_FAIL(err, FM_E_NOMEM, "%s", path);
         fmi_free(where);
     }
     json_decref(root);
@@ -158,7 +167,8 @@ int64_t fm_data_document(const fm_data *d, fm_split split, int64_t i, int64_t *n
     return (int64_t)(end - begin);
 }
 
-void fm_data_read(const fm_data *d, fm_split split, int64_t i, int64_t first, int64_t n, int32_t *out)
+void fm_data_read(const fm_data *d, fm_split split, int64_t i, int64_t first, int64_t n,
+                  int32_t *out)
 {
     const fmi_shard *s = locate(d, split, &i);
     uint64_t begin, end;

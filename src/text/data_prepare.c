@@ -1,9 +1,10 @@
 /* Sources to a data directory: read, encode, split, write shards and data.json.
  *
- * Held out are documents whose hash falls on one value in `val_every`. They wait in memory (a small part)
- * and are written last, once it is known that neither side is empty: while nothing is held out, the
- * document with the lowest hash waits too, and takes that place in the end. Equal texts have equal
- * hashes, so copies of a text stay on one side; only when all documents are equal must they part. */
+ * Held out are documents whose hash falls on one value in `val_every`. They wait in memory (a small
+ * part) and are written last, once it is known that neither side is empty: while nothing is held
+ * out, the document with the lowest hash waits too, and takes that place in the end. Equal texts
+ * have equal hashes, so copies of a text stay on one side; only when all documents are equal must
+ * they part. */
 #include <math.h>
 #include <string.h>
 
@@ -49,7 +50,8 @@ static void list_deinit(waiting_list *l)
     *l = (waiting_list){0};
 }
 
-static fm_status list_add(waiting_list *l, const fm_ids *ids, int64_t n_bytes, int64_t copies, fm_err *err)
+static fm_status list_add(waiting_list *l, const fm_ids *ids, int64_t n_bytes, int64_t copies,
+                          fm_err *err)
 {
     void *p = l->doc;
     fm_status st = fmi_grow(&p, &l->cap, l->n + 1, sizeof *l->doc, err);
@@ -66,7 +68,8 @@ static fm_status open_shard(preparer *p, const char *name, fm_err *err)
 {
     char *path = fmi_path_join(p->dir, name);
     if (!path) return FM_FAIL(err, FM_E_NOMEM, "%s", name);
-    fm_status st = fmi_shard_writer_open(path, (uint64_t)p->tok->n_vocab, p->tok->hash, &p->shard, err);
+    fm_status st =
+        fmi_shard_writer_open(path, (uint64_t)p->tok->n_vocab, p->tok->hash, &p->shard, err);
     fmi_free(path);
     return st;
 }
@@ -80,8 +83,8 @@ static fm_status close_shard(preparer *p, fm_err *err)
     return st;
 }
 
-static fm_status write_one(preparer *p, const int32_t *ids, int64_t n, int64_t n_bytes, fm_data_count *c,
-                           fm_err *err)
+static fm_status write_one(preparer *p, const int32_t *ids, int64_t n, int64_t n_bytes,
+                           fm_data_count *c, fm_err *err)
 {
     fm_status st = fmi_shard_writer_write(p->shard, ids, n, (uint64_t)n_bytes, err);
     if (st) return st;
@@ -91,8 +94,8 @@ static fm_status write_one(preparer *p, const int32_t *ids, int64_t n, int64_t n
     return FM_OK;
 }
 
-static fm_status write_train(preparer *p, const int32_t *ids, int64_t n, int64_t n_bytes, int64_t copies,
-                             fm_err *err)
+static fm_status write_train(preparer *p, const int32_t *ids, int64_t n, int64_t n_bytes,
+                             int64_t copies, fm_err *err)
 {
     fm_status st = FM_OK;
     for (; copies > 0 && !st; copies--) {
@@ -104,7 +107,8 @@ static fm_status write_train(preparer *p, const int32_t *ids, int64_t n, int64_t
                 st = FM_FAIL(err, FM_E_NOMEM, "%s", name);
         }
         if (!st) st = write_one(p, ids, n, n_bytes, &p->report.train, err);
-        if (!st && (int64_t)fmi_shard_writer_tokens(p->shard) >= p->shard_tokens) st = close_shard(p, err);
+        if (!st && (int64_t)fmi_shard_writer_tokens(p->shard) >= p->shard_tokens)
+            st = close_shard(p, err);
     }
     return st;
 }
@@ -162,7 +166,8 @@ static fm_status balance(preparer *p, fm_err *err)
         size_t out = train_empty ? 1 : p->lowest.n;
         for (size_t i = 0; i < out; i++) {
             waiting_doc *d = &p->lowest.doc[i];
-            fm_status st = list_add(&p->val, &(fm_ids){ d->ids, (size_t)d->n, 0 }, d->n_bytes, 1, err);
+            fm_status st =
+                list_add(&p->val, &(fm_ids){ d->ids, (size_t)d->n, 0 }, d->n_bytes, 1, err);
             if (st) return st;
         }
         return flush_lowest(p, out, err);
@@ -182,7 +187,8 @@ static fm_status write_val(preparer *p, fm_err *err)
     if (!p->val.n) return FM_OK;
     fm_status st = open_shard(p, "val.shard", err);
     for (size_t i = 0; i < p->val.n && !st; i++)
-        st = write_one(p, p->val.doc[i].ids, p->val.doc[i].n, p->val.doc[i].n_bytes, &p->report.val, err);
+        st = write_one(p, p->val.doc[i].ids, p->val.doc[i].n, p->val.doc[i].n_bytes, &p->report.val,
+                       err);
     return st ? st : close_shard(p, err);
 }
 
@@ -202,8 +208,9 @@ static fm_status read_sources(preparer *p, const fm_data_options *o, json_t *lis
         p->into_val = i == o->n_sources;
         p->source = (fm_data_count){0};
         p->weight = 1;
-        st = p->into_val ? ((path = fmi_strdup(spec)) ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", spec))
-                         : fmi_source_parse(spec, &path, &p->weight, err);
+        st = p->into_val
+                 ? ((path = fmi_strdup(spec)) ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", spec))
+                 : fmi_source_parse(spec, &path, &p->weight, err);
         if (!st) st = fmi_documents_read(path, take_document, p, err);
         if (!st && !p->source.n_documents)
             st = FM_FAIL(err, FM_E_FORMAT, "%s: no document in it", path);
@@ -211,7 +218,8 @@ static fm_status read_sources(preparer *p, const fm_data_options *o, json_t *lis
             json_t *c = count_json(&p->source);
             if (!c || json_object_set_new(c, "path", json_string(path)) ||
                 json_object_set_new(c, "weight", json_real(p->weight)) ||
-                json_object_set_new(c, "held_out", json_boolean(p->into_val)) || json_array_append_new(list, c))
+                json_object_set_new(c, "held_out", json_boolean(p->into_val)) ||
+                json_array_append_new(list, c))
                 st = FM_FAIL(err, FM_E_FORMAT, "%s: its name is not UTF-8", path);
         }
         fmi_free(path);
@@ -227,12 +235,14 @@ static fm_status write_manifest(preparer *p, const fm_data_options *o, json_t *s
     json_t *val_shards = p->report.val.n_documents ? json_pack("[s]", "val.shard") : json_array();
     if (train) json_object_set(train, "shards", p->shards);
     if (val) json_object_set_new(val, "shards", val_shards);
-    json_t *root = json_pack("{s:i, s:s, s:i, s:i, s:i, s:I, s:o, s:o, s:O}", "format", 1, "tokenizer_hash",
-                             hash, "vocab_size", p->tok->n_vocab, "bos", p->tok->bos, "eos", p->tok->eos,
-                             "val_every", (json_int_t)(o->val_source ? 0 : p->val_every), "train", train,
-                             "val", val, "sources", sources);
+    json_t *root =
+        json_pack("{s:i, s:s, s:i, s:i, s:i, s:I, s:o, s:o, s:O}", "format", 1, "tokenizer_hash",
+                  hash, "vocab_size", p->tok->n_vocab, "bos", p->tok->bos, "eos", p->tok->eos,
+                  "val_every", (json_int_t)(o->val_source ? 0 : p->val_every), "train", train,
+                  "val", val, "sources", sources);
     char *path = fmi_path_join(p->dir, "data.json");
-    fm_status st = root && path ? fmi_json_write(path, root, err) : FM_FAIL(err, FM_E_NOMEM, "data.json");
+    fm_status st =
+        root && path ? fmi_json_write(path, root, err) : FM_FAIL(err, FM_E_NOMEM, "data.json");
     json_decref(root);
     fmi_free(path);
     return st;
@@ -279,11 +289,13 @@ fm_status fm_data_prepare(const fm_tokenizer *tok, const fm_data_options *o, con
                           fm_data_report *report, fm_err *err)
 {
     if (tok->eos < 0)
-        return FM_FAIL(err, FM_E_STATE, "the tokenizer names no end-of-sequence token (tokenizer_config.json: "
+        return FM_FAIL(err, FM_E_STATE,
+                       "the tokenizer names no end-of-sequence token (tokenizer_config.json: "
                        "eos_token)");
     if (o->n_sources < 1) return FM_FAIL(err, FM_E_RANGE, "no source files");
     if (o->val_every < 0 || o->val_every == 1)
-        return FM_FAIL(err, FM_E_RANGE, "one in %d documents held out: expected 2 or more", o->val_every);
+        return FM_FAIL(err, FM_E_RANGE, "one in %d documents held out: expected 2 or more",
+                       o->val_every);
     fmi_json_init();
     char *tmp = NULL;
     fm_status st = check_target(dir, err);
@@ -312,8 +324,8 @@ static fm_status count_document(void *arg, const char *text, size_t n, fm_err *e
     return copies ? fm_bpe_trainer_push(c->trainer, text, n, copies, err) : FM_OK;
 }
 
-fm_status fm_data_train_tokenizer(const char *const *source, int n_sources, int32_t vocab_size, const char *dir,
-                                  fm_bpe_report *report, fm_err *err)
+fm_status fm_data_train_tokenizer(const char *const *source, int n_sources, int32_t vocab_size,
+                                  const char *dir, fm_bpe_report *report, fm_err *err)
 {
     counter c = {0};
     fm_status st = fm_bpe_trainer_new(&c.trainer, err);

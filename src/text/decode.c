@@ -30,8 +30,9 @@ fm_status fm_tokenizer_decode(const fm_tokenizer *tok, const int32_t *ids, size_
         size_t len;
         const char *s = fm_tokenizer_token_bytes(tok, ids[i], &len);
         if (!s)
-            st = FM_FAIL(err, FM_E_RANGE, "id %d at index %zu: the vocabulary has no such token (%d ids)",
-                         ids[i], i, tok->n_vocab);
+            st = FM_FAIL(err, FM_E_RANGE,
+                         "id %d at index %zu: the vocabulary has no such token (%d ids)", ids[i], i,
+                         tok->n_vocab);
         else if (!(flags & FM_DECODE_SKIP_CONTROL) || !fm_tokenizer_is_control(tok, ids[i]))
             st = fm_text_push(text, s, len, err);
     }
@@ -45,8 +46,8 @@ void fm_detok_init(fm_detok *d, const fm_tokenizer *tok, unsigned flags)
 }
 
 /* Gives out what is complete of buf[n]; returns how many bytes at its end must wait. */
-static fm_status put_whole(const unsigned char *buf, size_t n, bool last, fm_text *out, size_t *n_wait,
-                           fm_err *err)
+static fm_status put_whole(const unsigned char *buf, size_t n, bool last, fm_text *out,
+                           size_t *n_wait, fm_err *err)
 {
     size_t i = 0;
     fm_status st = FM_OK;
@@ -67,7 +68,8 @@ static fm_status put_whole(const unsigned char *buf, size_t n, bool last, fm_tex
 }
 
 /* In blocks, so that nothing is allocated beside what `out` may need. */
-static fm_status detok_bytes(fm_detok *d, const char *s, size_t n, bool last, fm_text *out, fm_err *err)
+static fm_status detok_bytes(fm_detok *d, const char *s, size_t n, bool last, fm_text *out,
+                             fm_err *err)
 {
     unsigned char buf[256];
     size_t before = out->n, held = (size_t)d->n_held;

@@ -1,8 +1,8 @@
 /* The document rule of the design, applied while a file streams by.
  *
  * Text is kept only as long as it may still belong to the running document. Whether a long file has
- * `<|endoftext|>` lines is known only at the first one, so a file without any is held whole and cut at
- * its end. */
+ * `<|endoftext|>` lines is known only at the first one, so a file without any is held whole and cut
+ * at its end. */
 #include "text/documents.h"
 
 #include <math.h>
@@ -87,7 +87,8 @@ static void sniff(reader *r, const char *s, size_t n)
     json_decref(v);
 }
 
-/* Looks at every whole line in buf; with `last` the rest counts as a line. Drops what was given out. */
+/* Looks at every whole line in buf; with `last` the rest counts as a line. Drops what was given
+ * out. */
 static fm_status take_lines(reader *r, bool last, fm_err *err)
 {
     size_t doc = 0; /* begin of the running document */
@@ -117,8 +118,8 @@ static fm_status take_lines(reader *r, bool last, fm_err *err)
     return st;
 }
 
-/* Where a document that begins at s may end: after the first blank line past FMI_DOCUMENT_CUT_MIN; where a
- * stretch of FMI_DOCUMENT_WHOLE_MAX has none, after its last line; else the whole rest. */
+/* Where a document that begins at s may end: after the first blank line past FMI_DOCUMENT_CUT_MIN;
+ * where a stretch of FMI_DOCUMENT_WHOLE_MAX has none, after its last line; else the whole rest. */
 static size_t cut_at(const char *s, size_t n)
 {
     size_t line_end = 0;
@@ -154,7 +155,10 @@ static fm_status finish(reader *r, fm_err *err)
 fm_status fmi_documents_read(const char *path, fmi_document_fn fn, void *arg, fm_err *err)
 {
     bool std = !strcmp(path, "-");
-    reader r = { .path = std ? "standard input" : path, .fn = fn, .arg = arg, .jsonl = name_is_jsonl(path),
+    reader r = { .path = std ? "standard input" : path,
+                 .fn = fn,
+                 .arg = arg,
+                 .jsonl = name_is_jsonl(path),
                  .sniff = std };
     fmi_stream *in = NULL;
     if (!std && fmi_path_is_dir(path))
@@ -187,7 +191,8 @@ fm_status fmi_source_parse(const char *spec, char **path, double *weight, fm_err
         char *end;
         double w = strtod(colon + 1, &end);
         if (*end || !isfinite(w) || w <= 0 || w > 1000)
-            return FM_FAIL(err, FM_E_RANGE, "%s: weight \"%.40s\": expected a number in (0, 1000]", spec, colon + 1);
+            return FM_FAIL(err, FM_E_RANGE, "%s: weight \"%.40s\": expected a number in (0, 1000]",
+                           spec, colon + 1);
         *weight = w;
         n = (size_t)(colon - spec);
     }

@@ -46,8 +46,8 @@ static int compare_at(const fmi_added *a, uint32_t depth)
     return depth < a->n ? (unsigned char)a->text[depth] : -1;
 }
 
-/* The longest token of the set that starts at s, or NULL: the sorted range is narrowed by a byte at a
- * time; a token that ends at the current depth is the first of its range. */
+/* The longest token of the set that starts at s, or NULL: the sorted range is narrowed by a byte at
+ * a time; a token that ends at the current depth is the first of its range. */
 static const fmi_added *added_at(const fmi_added_set *set, const char *s, size_t n)
 {
     const fmi_added *best = NULL;
@@ -112,7 +112,8 @@ fm_status fmi_encode(fmi_encoder *e, const char *text, size_t n, unsigned flags,
         (ids->n == before || ids->data[before] != e->tok->bos)) {
         st = fmi_ids_reserve(ids, 1, err);
         if (!st) {
-            memmove(ids->data + before + 1, ids->data + before, (ids->n - before) * sizeof *ids->data);
+            memmove(ids->data + before + 1, ids->data + before,
+                    (ids->n - before) * sizeof *ids->data);
             ids->data[before] = e->tok->bos;
             ids->n++;
         }
@@ -125,7 +126,8 @@ fm_status fmi_encode(fmi_encoder *e, const char *text, size_t n, unsigned flags,
 fm_status fm_tokenizer_encode(const fm_tokenizer *tok, const char *text, size_t n, unsigned flags,
                               fm_ids *ids, fm_err *err)
 {
-    /* The spare encoder is the one field that changes: whoever takes it owns it until it is back. */
+    /* The spare encoder is the one field that changes: whoever takes it owns it until it is back.
+     */
     fm_tokenizer *t = (fm_tokenizer *)tok;
     fmi_encoder *e = atomic_exchange(&t->spare, NULL);
     fm_status st = FM_OK;

@@ -16,7 +16,8 @@ typedef struct fmi_load {
 } fmi_load;
 
 /* Fills tok (zeroed) from the n bytes of a tokenizer.json; on failure tok may be half filled. */
-fm_status fmi_tokenizer_load(fm_tokenizer *tok, const char *name, const char *json, size_t n, fm_err *err);
+fm_status fmi_tokenizer_load(fm_tokenizer *tok, const char *name, const char *json, size_t n,
+                             fm_err *err);
 
 /* normalizer, pre_tokenizer, post_processor and decoder of the document. */
 fm_status fmi_load_pipeline(fmi_load *l, const json_t *root, fm_err *err);

@@ -12,7 +12,9 @@
 
 #include "text/buf.h"
 
-#define SPACE_SET "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE_SET                                                                                  \
+    "\\t-\\r "                                                                                     \
+    "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
 const char *const fmi_pretok_gpt2 =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -48,9 +50,11 @@ static fm_status translate(const char *p, fm_text *out, fm_err *err)
         }
         if (in_set) {
             if (c == '&' && p[i + 1] == '&')
-                return FM_FAIL(err, FM_E_UNSUPPORTED, "set intersection at byte %zu of the expression", i);
+                return FM_FAIL(err, FM_E_UNSUPPORTED,
+                               "set intersection at byte %zu of the expression", i);
             if (c == '[' && p[i + 1] != ':')
-                return FM_FAIL(err, FM_E_UNSUPPORTED, "a set in a set at byte %zu of the expression", i);
+                return FM_FAIL(err, FM_E_UNSUPPORTED,
+                               "a set in a set at byte %zu of the expression", i);
             if (c == ']' && i > set_at) in_set = false;
         } else if (c == '[') {
             in_set = true;
@@ -74,13 +78,14 @@ fm_status fmi_pretok_add(fmi_pretok *p, const char *pattern, bool matches_only, 
     }
     int code = 0;
     PCRE2_SIZE at = 0;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)t.data, t.n,
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+    pcre2_code *re = pcre2_compile(
+        (PCRE2_SPTR)t.data, t.n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
     fm_text_deinit(&t);
     if (!re) {
         char why[160] = "";
         pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-        return FM_FAIL(err, FM_E_FORMAT, "the expression \"%.80s\" does not compile: %s", pattern, why);
+        return FM_FAIL(err, FM_E_FORMAT, "the expression \"%.80s\" does not compile: %s", pattern,
+                       why);
     }
     pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* without JIT the interpreter serves */
     char *copy = fmi_strdup(pattern);
@@ -141,7 +146,8 @@ static fm_status next_match(fmi_pretok_run *r, int stage, const char *s, size_t 
         char why[120] = "";
         pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
         return FM_FAIL(err, rc == PCRE2_ERROR_NOMEMORY ? FM_E_NOMEM : FM_E_UNSUPPORTED,
-                       "pre-tokenizer stage %d at byte %zu of a piece of %zu: %s", stage, from, n, why);
+                       "pre-tokenizer stage %d at byte %zu of a piece of %zu: %s", stage, from, n,
+                       why);
     }
     const PCRE2_SIZE *o = pcre2_get_ovector_pointer(r->match[stage]);
     *begin = o[0];
@@ -178,8 +184,8 @@ static fm_status split_stage(fmi_pretok_run *r, int stage, const char *s, size_t
     return st;
 }
 
-fm_status fmi_pretok_split(fmi_pretok_run *r, const char *text, size_t n, fmi_piece_fn fn, void *arg,
-                           fm_err *err)
+fm_status fmi_pretok_split(fmi_pretok_run *r, const char *text, size_t n, fmi_piece_fn fn,
+                           void *arg, fm_err *err)
 {
     /* Backtracking grows with the subject at most linearly in sane expressions. */
     uint64_t limit = 10000000u + 16 * (uint64_t)n;

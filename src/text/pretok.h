@@ -36,8 +36,8 @@ fm_status fmi_pretok_run_init(fmi_pretok_run *r, const fmi_pretok *p, fm_err *er
 void fmi_pretok_run_deinit(fmi_pretok_run *r);
 
 /* Calls fn for every piece of valid UTF-8 text, in order, together covering it. */
-fm_status fmi_pretok_split(fmi_pretok_run *r, const char *text, size_t n, fmi_piece_fn fn, void *arg,
-                           fm_err *err);
+fm_status fmi_pretok_split(fmi_pretok_run *r, const char *text, size_t n, fmi_piece_fn fn,
+                           void *arg, fm_err *err);
 
 /* GPT-2's expression (ByteLevel with use_regex), and DeepSeek-V3's three with digits singly. */
 extern const char *const fmi_pretok_gpt2;

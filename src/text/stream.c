@@ -1,8 +1,8 @@
 /* Byte streams over plain, gzip and zstd files and standard input.
  *
- * The kind is told by the first bytes, not by the name, so a pipe may be compressed too. Several gzip
- * members or zstd frames one after another count as one file. A compressed file that ends early is an
- * error: half a corpus must not pass for a whole one. */
+ * The kind is told by the first bytes, not by the name, so a pipe may be compressed too. Several
+ * gzip members or zstd frames one after another count as one file. A compressed file that ends
+ * early is an error: half a corpus must not pass for a whole one. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -48,7 +48,8 @@ static fm_status start(fmi_stream *s, fm_err *err)
     fm_status st = fill(s, err);
     if (st) return st;
     if (s->n >= 2 && s->in[0] == 0x1f && s->in[1] == 0x8b) {
-        if (inflateInit2(&s->z, 15 + 16) != Z_OK) return FM_FAIL(err, FM_E_NOMEM, "%s: gzip", s->path);
+        if (inflateInit2(&s->z, 15 + 16) != Z_OK)
+            return FM_FAIL(err, FM_E_NOMEM, "%s: gzip", s->path);
         s->kind = GZIP;
         s->in_frame = true;
     } else if (s->n >= 4 && !memcmp(s->in, "\x28\xb5\x2f\xfd", 4)) {

@@ -1,10 +1,11 @@
 /* tokenizer.json to fm_tokenizer.
  *
  * Read: model BPE (vocab, merges as "a b" or as pairs, ignore_merges), added_tokens, pre_tokenizer
- * (Split, ByteLevel, Digits, Sequence), decoder ByteLevel. Refused with the entry's name: other kinds,
- * any normalizer that does something, options that would change ids and are not implemented. Merges
- * must name tokens of the vocabulary, ids must be unique and below 2^24, all 256 bytes must have a
- * token. Where a merge is listed twice the later rank counts, as in the Hugging Face library. */
+ * (Split, ByteLevel, Digits, Sequence), decoder ByteLevel. Refused with the entry's name: other
+ * kinds, any normalizer that does something, options that would change ids and are not implemented.
+ * Merges must name tokens of the vocabulary, ids must be unique and below 2^24, all 256 bytes must
+ * have a token. Where a merge is listed twice the later rank counts, as in the Hugging Face
+ * library. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,12 @@ static const char *type_of(const json_t *o)
 static bool absent(const json_t *v)
 {
     return !v || json_is_null(v);
+}
+
+/* How much of a token a message shows. */
+static int shown(size_t n)
+{
+    return n < 60 ? (int)n : 60;
 }
 
 /* A token of the vocabulary as bytes: through the byte map; text outside it stands for itself. */
@@ -49,11 +56,12 @@ static fm_status check_id(const fmi_load *l, const json_t *v, const char *what, 
                           int32_t *id, fm_err *err)
 {
     if (!json_is_integer(v))
-        return FM_FAIL(err, FM_E_FORMAT, "%s: %s \"%.60s\": the id is not an integer", l->name, what, token);
+        return FM_FAIL(err, FM_E_FORMAT, "%s: %s \"%.60s\": the id is not an integer", l->name,
+                       what, token);
     json_int_t x = json_integer_value(v);
     if (x < 0 || x >= ID_MAX)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: %s \"%.60s\": id %lld is not in 0..%lld", l->name, what,
-                       token, (long long)x, (long long)ID_MAX - 1);
+        return FM_FAIL(err, FM_E_FORMAT, "%s: %s \"%.60s\": id %lld is not in 0..%lld", l->name,
+                       what, token, (long long)x, (long long)ID_MAX - 1);
     *id = (int32_t)x;
     return FM_OK;
 }
@@ -101,8 +109,9 @@ static fm_status load_vocab(fmi_load *l, fm_err *err)
         const char *key = json_object_iter_key(it);
         int32_t id = (int32_t)json_integer_value(json_object_iter_value(it));
         if (t->kind[id])
-            return FM_FAIL(err, FM_E_FORMAT, "%s: model.vocab: \"%.60s\" and \"%.60s\" both have id %d",
-                           l->name, l->text[id], key, id);
+            return FM_FAIL(err, FM_E_FORMAT,
+                           "%s: model.vocab: \"%.60s\" and \"%.60s\" both have id %d", l->name,
+                           l->text[id], key, id);
         t->kind[id] = FMI_TOKEN_KNOWN;
         l->text[id] = key;
         t->begin[id] = t->pool.n;
@@ -115,7 +124,8 @@ static fm_status load_vocab(fmi_load *l, fm_err *err)
         s[fmi_utf8_put(fmi_byte_char(b), s)] = 0;
         const json_t *v = json_object_get(l->vocab, s);
         if (!v)
-            return FM_FAIL(err, FM_E_FORMAT, "%s: model.vocab: no token \"%s\" for byte 0x%02x", l->name, s, b);
+            return FM_FAIL(err, FM_E_FORMAT, "%s: model.vocab: no token \"%s\" for byte 0x%02x",
+                           l->name, s, b);
         t->byte_id[b] = (int32_t)json_integer_value(v);
     }
     return FM_OK;
@@ -127,8 +137,8 @@ static const json_t *vocab_get(const fmi_load *l, const char *s, size_t n)
 }
 
 /* The two halves of merges[i]; for "a b" both borrow the string. */
-static fm_status merge_halves(const fmi_load *l, size_t i, const json_t *v, const char *s[2], size_t n[2],
-                              fm_err *err)
+static fm_status merge_halves(const fmi_load *l, size_t i, const json_t *v, const char *s[2],
+                              size_t n[2], fm_err *err)
 {
     if (json_is_string(v)) {
         const char *p = json_string_value(v), *end = p + json_string_length(v);
@@ -138,8 +148,8 @@ static fm_status merge_halves(const fmi_load *l, size_t i, const json_t *v, cons
             s[1] = sp + 1, n[1] = (size_t)(end - sp - 1);
             return FM_OK;
         }
-        return FM_FAIL(err, FM_E_FORMAT, "%s: model.merges[%zu]: expected \"a b\", found \"%.60s\"", l->name,
-                       i, p);
+        return FM_FAIL(err, FM_E_FORMAT, "%s: model.merges[%zu]: expected \"a b\", found \"%.60s\"",
+                       l->name, i, p);
     }
     if (json_is_array(v) && json_array_size(v) == 2 && json_is_string(json_array_get(v, 0)) &&
         json_is_string(json_array_get(v, 1))) {
@@ -149,7 +159,8 @@ static fm_status merge_halves(const fmi_load *l, size_t i, const json_t *v, cons
         }
         return FM_OK;
     }
-    return FM_FAIL(err, FM_E_FORMAT, "%s: model.merges[%zu]: expected a string or a pair of strings, found %s",
+    return FM_FAIL(err, FM_E_FORMAT,
+                   "%s: model.merges[%zu]: expected a string or a pair of strings, found %s",
                    l->name, i, fmi_json_type_name(v));
 }
 
@@ -174,12 +185,14 @@ static fm_status load_merge(fmi_load *l, size_t i, const json_t *v, fm_text *joi
                             vocab_get(l, joined->data, joined->n) };
     for (int k = 0; k < 3; k++)
         if (!id[k])
-            return FM_FAIL(err, FM_E_FORMAT, "%s: model.merges[%zu] \"%.*s %.*s\": \"%.*s\" is not in the "
-                           "vocabulary", l->name, i, (int)(n[0] < 60 ? n[0] : 60), s[0],
-                           (int)(n[1] < 60 ? n[1] : 60), s[1], (int)(k < 2 ? n[k] : joined->n) & 127,
-                           k < 2 ? s[k] : joined->data);
-    put_merge(l->tok, (int32_t)json_integer_value(id[0]), (int32_t)json_integer_value(id[1]), (int32_t)i,
-              (int32_t)json_integer_value(id[2]));
+            return FM_FAIL(err, FM_E_FORMAT,
+                           "%s: model.merges[%zu] \"%.*s %.*s\": \"%.*s\" is not in the "
+                           "vocabulary",
+                           l->name, i, shown(n[0]), s[0],
+                           shown(n[1]), s[1],
+                           shown(k < 2 ? n[k] : joined->n), k < 2 ? s[k] : joined->data);
+    put_merge(l->tok, (int32_t)json_integer_value(id[0]), (int32_t)json_integer_value(id[1]),
+              (int32_t)i, (int32_t)json_integer_value(id[2]));
     return FM_OK;
 }
 
@@ -224,16 +237,20 @@ static fm_status load_added_one(fmi_load *l, size_t i, const json_t *v, fm_err *
     int32_t id = (int32_t)json_integer_value(json_object_get(v, "id"));
     for (size_t k = 0; k < 3; k++)
         if (json_is_true(json_object_get(v, off[k])))
-            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: added_tokens[%zu] \"%.60s\": %s is not supported",
-                           l->name, i, s, off[k]);
+            return FM_FAIL(err, FM_E_UNSUPPORTED,
+                           "%s: added_tokens[%zu] \"%.60s\": %s is not supported", l->name, i, s,
+                           off[k]);
     if (t->kind[id] && strcmp(l->text[id], s))
-        return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens[%zu] \"%.60s\": id %d already belongs to \"%.60s\"",
+        return FM_FAIL(err, FM_E_FORMAT,
+                       "%s: added_tokens[%zu] \"%.60s\": id %d already belongs to \"%.60s\"",
                        l->name, i, s, id, l->text[id]);
     if (t->kind[id] & FMI_TOKEN_ADDED)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens[%zu] \"%.60s\" is listed twice", l->name, i, s);
+        return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens[%zu] \"%.60s\" is listed twice", l->name,
+                       i, s);
     const json_t *in_vocab = vocab_get(l, s, n);
     if (in_vocab && json_integer_value(in_vocab) != id)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens[%zu] \"%.60s\" has id %d; model.vocab gives it %lld",
+        return FM_FAIL(err, FM_E_FORMAT,
+                       "%s: added_tokens[%zu] \"%.60s\" has id %d; model.vocab gives it %lld",
                        l->name, i, s, id, (long long)json_integer_value(in_vocab));
     l->text[id] = s;
     t->kind[id] = FMI_TOKEN_KNOWN | FMI_TOKEN_ADDED;
@@ -264,9 +281,9 @@ static fm_status sort_added(fmi_load *l, fm_err *err)
         qsort(set->item, (size_t)set->n, sizeof *set->item, compare_added);
         for (int32_t i = 1; i < set->n; i++)
             if (!compare_added(&set->item[i - 1], &set->item[i]))
-                return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens: \"%.*s\" has ids %d and %d", l->name,
-                               (int)(set->item[i].n & 127), set->item[i].text, set->item[i - 1].id,
-                               set->item[i].id);
+                return FM_FAIL(err, FM_E_FORMAT, "%s: added_tokens: \"%.*s\" has ids %d and %d",
+                               l->name, shown(set->item[i].n), set->item[i].text,
+                               set->item[i - 1].id, set->item[i].id);
     }
     return FM_OK;
 }
@@ -276,12 +293,13 @@ static fm_status check_model(fmi_load *l, const json_t *model, fm_err *err)
     static const char *const empty[] = { "continuing_subword_prefix", "end_of_word_suffix" };
     fm_tokenizer *t = l->tok;
     if (strcmp(type_of(model), "BPE"))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: model.type is \"%.40s\"; only BPE is supported", l->name,
-                       type_of(model));
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: model.type is \"%.40s\"; only BPE is supported",
+                       l->name, type_of(model));
     for (size_t k = 0; k < 2; k++) {
         const json_t *v = json_object_get(model, empty[k]);
         if (!absent(v) && json_string_length(v))
-            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: model.%s is not supported", l->name, empty[k]);
+            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: model.%s is not supported", l->name,
+                           empty[k]);
     }
     const json_t *d = json_object_get(model, "dropout");
     if (!absent(d) && json_number_value(d) != 0)
@@ -360,7 +378,8 @@ static fm_status load_root(fmi_load *l, const json_t *root, fm_err *err)
     return st;
 }
 
-fm_status fmi_tokenizer_load(fm_tokenizer *tok, const char *name, const char *json, size_t n, fm_err *err)
+fm_status fmi_tokenizer_load(fm_tokenizer *tok, const char *name, const char *json, size_t n,
+                             fm_err *err)
 {
     json_t *root = NULL;
     fmi_load l = { .tok = tok, .name = name, .name_model = fmi_format("%s: model", name) };

@@ -1,8 +1,10 @@
-/* The stages around the BPE model in tokenizer.json: which are known, and how they become expressions.
+/* The stages around the BPE model in tokenizer.json: which are known, and how they become
+ * expressions.
  *
- * Split (Isolated; or Removed and inverted), Digits and ByteLevel's own expression turn into stages of
- * the pre-tokenizer. Every pipeline must end in ByteLevel, else the vocabulary would not be bytes.
- * Adding bos or eos is the caller's business, so post-processors that only do that are passed over. */
+ * Split (Isolated; or Removed and inverted), Digits and ByteLevel's own expression turn into stages
+ * of the pre-tokenizer. Every pipeline must end in ByteLevel, else the vocabulary would not be
+ * bytes. Adding bos or eos is the caller's business, so post-processors that only do that are
+ * passed over. */
 #include <string.h>
 
 #include "io/json.h"
@@ -29,16 +31,19 @@ static fm_status literal_pattern(const char *s, fm_text *out, fm_err *err)
 static fm_status load_split(fmi_load *l, const char *where, const json_t *v, fm_err *err)
 {
     const json_t *pattern = json_object_get(v, "pattern");
-    const json_t *regex = json_object_get(pattern, "Regex"), *text = json_object_get(pattern, "String");
+    const json_t *regex = json_object_get(pattern, "Regex"),
+                 *text = json_object_get(pattern, "String");
     const json_t *p = regex ? regex : text;
     const char *s = json_string_value(p), *how = json_string_value(json_object_get(v, "behavior"));
     bool invert = json_is_true(json_object_get(v, "invert"));
     if (!s || !*s || strlen(s) != json_string_length(p))
         return FM_FAIL(err, FM_E_FORMAT, "%s: %s: Split without a pattern", l->name, where);
-    bool isolated = how && !strcmp(how, "Isolated"), removed = how && !strcmp(how, "Removed") && invert;
+    bool isolated = how && !strcmp(how, "Isolated"),
+         removed = how && !strcmp(how, "Removed") && invert;
     if (!isolated && !removed)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: Split with behavior \"%.30s\"%s is not supported",
-                       l->name, where, how ? how : "(none)", invert ? ", inverted," : "");
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: %s: Split with behavior \"%.30s\"%s is not supported", l->name, where,
+                       how ? how : "(none)", invert ? ", inverted," : "");
     fm_text quoted = {0};
     fm_status st = regex ? FM_OK : literal_pattern(s, &quoted, err);
     if (!st) st = fmi_pretok_add(&l->tok->pretok, regex ? s : quoted.data, removed, err);
@@ -46,13 +51,13 @@ static fm_status load_split(fmi_load *l, const char *where, const json_t *v, fm_
     return st ? fmi_fail_prefix(err, st, "%s: %s", l->name, where) : FM_OK;
 }
 
-static fm_status load_pre(fmi_load *l, const char *where, const json_t *v, int depth, bool *byte_level,
-                          fm_err *err)
+static fm_status load_pre(fmi_load *l, const char *where, const json_t *v, int depth,
+                          bool *byte_level, fm_err *err)
 {
     const char *type = type_of(v), *expr = NULL;
     if (*byte_level)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: %.40s after ByteLevel is not supported", l->name,
-                       where, type);
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: %.40s after ByteLevel is not supported",
+                       l->name, where, type);
     if (!strcmp(type, "Sequence")) {
         json_t *list = json_object_get(v, "pretokenizers"), *item;
         if (!json_is_array(list) || depth == NEST_MAX)
@@ -73,12 +78,15 @@ static fm_status load_pre(fmi_load *l, const char *where, const json_t *v, int d
         expr = json_is_true(json_object_get(v, "individual_digits")) ? "\\p{N}" : "\\p{N}+";
     } else if (!strcmp(type, "ByteLevel")) {
         if (json_is_true(json_object_get(v, "add_prefix_space")))
-            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: add_prefix_space is not supported", l->name, where);
+            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: add_prefix_space is not supported",
+                           l->name, where);
         *byte_level = true;
         if (!json_is_false(json_object_get(v, "use_regex"))) expr = fmi_pretok_gpt2;
     } else {
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: \"%.40s\" is not supported (Split, Digits and "
-                       "ByteLevel are)", l->name, where, type);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: %s: \"%.40s\" is not supported (Split, Digits and "
+                       "ByteLevel are)",
+                       l->name, where, type);
     }
     fm_status st = expr ? fmi_pretok_add(&l->tok->pretok, expr, false, err) : FM_OK;
     return st ? fmi_fail_prefix(err, st, "%s: %s", l->name, where) : FM_OK;
@@ -88,9 +96,10 @@ static fm_status check_normalizer(const fmi_load *l, const json_t *v, fm_err *er
 {
     if (!v || json_is_null(v)) return FM_OK;
     const json_t *list = json_object_get(v, "normalizers");
-    if (!strcmp(type_of(v), "Sequence") && json_is_array(list) && !json_array_size(list)) return FM_OK;
-    return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: normalizer \"%.40s\" is not supported: expected null",
-                   l->name, type_of(v));
+    if (!strcmp(type_of(v), "Sequence") && json_is_array(list) && !json_array_size(list))
+        return FM_OK;
+    return FM_FAIL(err, FM_E_UNSUPPORTED,
+                   "%s: normalizer \"%.40s\" is not supported: expected null", l->name, type_of(v));
 }
 
 static fm_status check_post(const fmi_load *l, const json_t *v, int depth, fm_err *err)
@@ -99,8 +108,8 @@ static fm_status check_post(const fmi_load *l, const json_t *v, int depth, fm_er
     if (!strcmp(type_of(v), "ByteLevel") || !strcmp(type_of(v), "TemplateProcessing")) return FM_OK;
     const json_t *list = json_object_get(v, "processors"), *item;
     if (strcmp(type_of(v), "Sequence") || !json_is_array(list) || depth == NEST_MAX)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: post_processor \"%.40s\" is not supported", l->name,
-                       type_of(v));
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: post_processor \"%.40s\" is not supported",
+                       l->name, type_of(v));
     size_t i;
     json_array_foreach(list, i, item)
     {
@@ -114,13 +123,16 @@ fm_status fmi_load_pipeline(fmi_load *l, const json_t *root, fm_err *err)
 {
     bool byte_level = false;
     fm_status st = check_normalizer(l, json_object_get(root, "normalizer"), err);
-    if (!st) st = load_pre(l, "pre_tokenizer", json_object_get(root, "pre_tokenizer"), 0, &byte_level, err);
+    if (!st)
+        st = load_pre(l, "pre_tokenizer", json_object_get(root, "pre_tokenizer"), 0, &byte_level,
+                      err);
     if (!st && !byte_level)
         st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: pre_tokenizer has no ByteLevel stage", l->name);
     if (!st) st = check_post(l, json_object_get(root, "post_processor"), 0, err);
     const json_t *dec = json_object_get(root, "decoder");
     if (!st && strcmp(type_of(dec), "ByteLevel"))
-        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: decoder \"%.40s\" is not supported: expected ByteLevel",
-                     l->name, type_of(dec));
+        st = FM_FAIL(err, FM_E_UNSUPPORTED,
+                     "%s: decoder \"%.40s\" is not supported: expected ByteLevel", l->name,
+                     type_of(dec));
     return st;
 }

@@ -59,7 +59,8 @@ static void guess_marks(fm_tokenizer *t)
     for (int i = 0; i < 2 && t->eos < 0; i++) t->eos = fm_tokenizer_find_added(t, eos[i]);
 }
 
-fm_status fm_tokenizer_parse(const char *json, size_t n, const char *name, fm_tokenizer **out, fm_err *err)
+fm_status fm_tokenizer_parse(const char *json, size_t n, const char *name, fm_tokenizer **out,
+                             fm_err *err)
 {
     fm_tokenizer *t = fmi_zalloc(sizeof *t);
     if (!t) return FM_FAIL(err, FM_E_NOMEM, "%s: a tokenizer", name);
@@ -81,8 +82,8 @@ fm_status fm_tokenizer_parse(const char *json, size_t n, const char *name, fm_to
 }
 
 /* "bos_token": "<s>" or {"content": "<s>"}; null leaves the guess away. */
-static fm_status config_mark(const fm_tokenizer *t, const char *path, const json_t *root, const char *key,
-                             int32_t *id, fm_err *err)
+static fm_status config_mark(const fm_tokenizer *t, const char *path, const json_t *root,
+                             const char *key, int32_t *id, fm_err *err)
 {
     const json_t *v = json_object_get(root, key);
     if (!v) return FM_OK;
@@ -91,10 +92,13 @@ static fm_status config_mark(const fm_tokenizer *t, const char *path, const json
         return FM_OK;
     }
     const char *s = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
-    if (!s) return FM_FAIL(err, FM_E_FORMAT, "%s: %s: expected a string or an object with content", path, key);
+    if (!s)
+        return FM_FAIL(err, FM_E_FORMAT, "%s: %s: expected a string or an object with content",
+                       path, key);
     *id = fm_tokenizer_find_added(t, s);
     if (*id < 0)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: %s: the tokenizer has no added token \"%.60s\"", path, key, s);
+        return FM_FAIL(err, FM_E_FORMAT, "%s: %s: the tokenizer has no added token \"%.60s\"", path,
+                       key, s);
     return FM_OK;
 }
 
@@ -106,7 +110,8 @@ static const char *config_template(const json_t *root)
     json_array_foreach(v, i, item)
     {
         const char *name = json_string_value(json_object_get(item, "name"));
-        if (name && !strcmp(name, "default")) return json_string_value(json_object_get(item, "template"));
+        if (name && !strcmp(name, "default"))
+            return json_string_value(json_object_get(item, "template"));
     }
     return json_string_value(v);
 }
@@ -191,7 +196,8 @@ fm_status fm_tokenizer_open(const char *path, fm_tokenizer **out, fm_err *err)
     return st;
 }
 
-static fm_status write_one(const char *dir, const char *name, const char *data, size_t n, fm_err *err)
+static fm_status write_one(const char *dir, const char *name, const char *data, size_t n,
+                           fm_err *err)
 {
     if (!data) return FM_OK;
     char *path = fmi_path_join(dir, name);
