@@ -42,6 +42,7 @@ struct fm_trainer {
     fmi_run_state r;
     double flops_per_token, bits_per_nat; /* training loss x bits_per_nat = bits per byte */
     double last_save;          /* clock */
+    int64_t saved_step;        /* of the newest checkpoint; 0 before the first */
     double since, seconds0;    /* clock at the start of this session's loop; seconds before it */
     int64_t tokens0;           /* tokens before it */
     fm_train_progress p;

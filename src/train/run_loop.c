@@ -185,6 +185,10 @@ fm_status fm_trainer_run(fm_trainer *t, const fm_train_hooks *hooks, fm_err *err
         fm_status st = one_step(t, hooks, err);
         if (st) return st;
     }
+    if (t->r.step > t->saved_step) { /* asked between the step's save and here */
+        fm_status st = fmi_run_save(t, err);
+        if (st) return st;
+    }
     return FM_FAIL(err, FM_E_CANCELLED, "stopped after step %lld; the state is saved in %s",
                    (long long)t->r.step, fm_trainer_checkpoint(t));
 }

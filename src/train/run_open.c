@@ -165,6 +165,7 @@ static fm_status open_state(fm_trainer *t, const char *from, fm_err *err)
     if (!st && !fmi_feed_pos_ok(&t->feed, &t->r.feed))
         st = FM_FAIL(err, FM_E_FORMAT, "%s/trainer/state.json: the feed's position does not fit the data", from);
     t->feed.pos = t->r.feed;
+    t->saved_step = t->r.step;
     return st;
 }
 

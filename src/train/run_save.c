@@ -60,6 +60,7 @@ fm_status fmi_run_save(fm_trainer *t, fm_err *err)
     fmi_free(t->checkpoint);
     t->checkpoint = path;
     t->last_save = fmi_clock_s();
+    t->saved_step = t->r.step;
     if (best) st = link_best(t, err);
     return st ? st : fmi_state_rotate(t->dir, t->s.train_keep, t->r.best_step, err);
 }
