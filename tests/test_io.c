@@ -68,8 +68,10 @@ static void test_write_and_read(void **state)
     fmi_free(s);
     assert_int_equal(entries(dir), 1);
     fm_err e;
-    holds(&e, fmi_file_read(path, 2, &s, &n, &e), FM_E_RANGE, "a.txt", "3 bytes", "at most 2", NULL);
-    holds(&e, fmi_file_read("nowhere/x", 2, &s, &n, &e), FM_E_IO, "nowhere/x", "No such file", NULL);
+    holds(&e, fmi_file_read(path, 2, &s, &n, &e), FM_E_RANGE, "a.txt", "3 bytes", "at most 2",
+          NULL);
+    holds(&e, fmi_file_read("nowhere/x", 2, &s, &n, &e), FM_E_IO, "nowhere/x", "No such file",
+          NULL);
     holds(&e, fmi_file_read(dir, 2, &s, &n, &e), FM_E_IO, "directory", NULL);
     holds(&e, fmi_file_read("/dev/zero", 100000, &s, &n, &e), FM_E_RANGE, "/dev/zero", NULL);
     OK(fmi_file_read("/dev/null", 10, &s, &n, &ok_err));
@@ -163,8 +165,8 @@ static void test_directories(void **state)
     assert_false(fmi_path_exists(in_dir("tree")));
     assert_true(fmi_path_is_file(in_dir("kept")));
     OK(fmi_tree_remove(in_dir("tree"), &ok_err));
-    static const char *const parents[][2] = {
-        {"a", "."}, {"a/b", "a"}, {"a/b/", "a"}, {"/a", "/"}, {"/", "/"}, {"a//b", "a"}, {"", "."}};
+    static const char *const parents[][2] = {{"a", "."}, {"a/b", "a"},  {"a/b/", "a"}, {"/a", "/"},
+                                             {"/", "/"}, {"a//b", "a"}, {"", "."}};
     for (size_t i = 0; i < sizeof parents / sizeof parents[0]; i++) {
         char *p = fmi_path_parent(parents[i][0]);
         assert_string_equal(p, parents[i][1]);
@@ -265,13 +267,20 @@ static void test_hash_known_answers(void **state)
         size_t n;
         uint64_t zero, seeded;
     } rows[] = {
-        {0, 0xef46db3751d8e999, 0xac75fda2929b17ef},   {1, 0xa96c7f0ce858bbb7, 0x84e535b36672440d},
-        {3, 0xbed43740ee6332bb, 0x00b77b485431ce5d},   {4, 0xfa212ae44b3bb23d, 0x60492c4bfcb70cac},
-        {7, 0x2744460dd675d2c0, 0xcdf83b729545b016},   {8, 0x994b676b71ce94dd, 0xf424edebfea8d23f},
-        {15, 0x09e6451ed2ff8b1d, 0xc812576b9fd296ee},  {31, 0x6711d55e306b5d8f, 0xfa1259cc8b20eb58},
-        {32, 0x07f7b8e3bc5d6e25, 0x920f3e10a5db09c6},  {33, 0x09f85eeb4e1cbe9f, 0x3d805e8712cb4890},
-        {63, 0xb7c9968c066cb6a5, 0x184bc5097530bb9a},  {64, 0x50d4159a0411632e, 0x94667e10d68b3991},
-        {100, 0x9ddada11d3dc2d8f, 0x5766be6782b96389}, {1000, 0x0bf0bdbcc82eb373, 0xb43e358553049780},
+        {0, 0xef46db3751d8e999, 0xac75fda2929b17ef},
+        {1, 0xa96c7f0ce858bbb7, 0x84e535b36672440d},
+        {3, 0xbed43740ee6332bb, 0x00b77b485431ce5d},
+        {4, 0xfa212ae44b3bb23d, 0x60492c4bfcb70cac},
+        {7, 0x2744460dd675d2c0, 0xcdf83b729545b016},
+        {8, 0x994b676b71ce94dd, 0xf424edebfea8d23f},
+        {15, 0x09e6451ed2ff8b1d, 0xc812576b9fd296ee},
+        {31, 0x6711d55e306b5d8f, 0xfa1259cc8b20eb58},
+        {32, 0x07f7b8e3bc5d6e25, 0x920f3e10a5db09c6},
+        {33, 0x09f85eeb4e1cbe9f, 0x3d805e8712cb4890},
+        {63, 0xb7c9968c066cb6a5, 0x184bc5097530bb9a},
+        {64, 0x50d4159a0411632e, 0x94667e10d68b3991},
+        {100, 0x9ddada11d3dc2d8f, 0x5766be6782b96389},
+        {1000, 0x0bf0bdbcc82eb373, 0xb43e358553049780},
     };
     uint8_t data[1000];
     for (int i = 0; i < 1000; i++) data[i] = (uint8_t)(i * 131 + 7);
@@ -338,14 +347,16 @@ static void test_json_refuses(void **state)
     put_text(in_dir("big.json"), "{\"a\": 1}");
     holds(&e, fmi_json_load(in_dir("big.json"), 4, &j, &e), FM_E_RANGE, "big.json", NULL);
     put_text(in_dir("bad.json"), "{\n\n\"a\": 1,}");
-    holds(&e, fmi_json_load(in_dir("bad.json"), 100, &j, &e), FM_E_FORMAT, "bad.json: line 3", NULL);
+    holds(&e, fmi_json_load(in_dir("bad.json"), 100, &j, &e), FM_E_FORMAT, "bad.json: line 3",
+          NULL);
 }
 
 static void test_json_getters(void **state)
 {
     (void)state;
-    static const char text[] = "{\"i\": 7, \"d\": 1.5, \"b\": true, \"s\": \"str\", \"o\": {\"k\": 1},"
-                               " \"a\": [1], \"z\": null}";
+    static const char text[] =
+        "{\"i\": 7, \"d\": 1.5, \"b\": true, \"s\": \"str\", \"o\": {\"k\": 1},"
+        " \"a\": [1], \"z\": null}";
     json_t *j, *sub;
     fm_err e;
     int64_t i = 0;
@@ -382,26 +393,30 @@ static void test_json_getters(void **state)
           "expected an integer", "1.5", NULL);
     holds(&e, fmi_json_get_int(j, "c.json", "none", &i, &e), FM_E_FORMAT, "found nothing", NULL);
     holds(&e, fmi_json_get_int(j, "c.json", "z", &i, &e), FM_E_FORMAT, "found null", NULL);
-    holds(&e, fmi_json_opt_int(j, "c.json", "s", 0, &i, &e), FM_E_FORMAT, "the string \"str\"", NULL);
+    holds(&e, fmi_json_opt_int(j, "c.json", "s", 0, &i, &e), FM_E_FORMAT, "the string \"str\"",
+          NULL);
     holds(&e, fmi_json_get_double(j, "c.json", "s", &d, &e), FM_E_FORMAT, "a number", NULL);
     holds(&e, fmi_json_get_bool(j, "c.json", "i", &b, &e), FM_E_FORMAT, "true or false", "7", NULL);
     holds(&e, fmi_json_get_string(j, "c.json", "o", &s, &e), FM_E_FORMAT, "an object", NULL);
     holds(&e, fmi_json_get_object(j, "c.json", "a", &sub, &e), FM_E_FORMAT, "an array", NULL);
-    holds(&e, fmi_json_get_array(j, "c.json", "none", &sub, &e), FM_E_FORMAT, "found nothing", NULL);
+    holds(&e, fmi_json_get_array(j, "c.json", "none", &sub, &e), FM_E_FORMAT, "found nothing",
+          NULL);
     json_decref(j);
 }
 
 static void test_json_writes(void **state)
 {
     (void)state;
-    json_t *j = json_pack("{s:i, s:f, s:f, s:f, s:s%, s:[i,i], s:{}, s:[], s:b, s:n, s:[s]}", "z", 1,
-                          "eps", 1e-6, "third", 1.0 / 3, "one", 1.0, "text", "a\"\\\n\x01\xc3\xa9\0b",
-                          (size_t)9, "ids", 1, 2, "o", "l", "t", 1, "n", "names", "x");
+    json_t *j =
+        json_pack("{s:i, s:f, s:f, s:f, s:s%, s:[i,i], s:{}, s:[], s:b, s:n, s:[s]}", "z", 1, "eps",
+                  1e-6, "third", 1.0 / 3, "one", 1.0, "text", "a\"\\\n\x01\xc3\xa9\0b", (size_t)9,
+                  "ids", 1, 2, "o", "l", "t", 1, "n", "names", "x");
     assert_non_null(j);
     char *s = fmi_json_text(j);
-    assert_string_equal(s, "{\"z\": 1, \"eps\": 1e-06, \"third\": 0.3333333333333333, \"one\": 1.0, "
-                           "\"text\": \"a\\\"\\\\\\n\\u0001\xc3\xa9\\u0000b\", \"ids\": [1, 2], "
-                           "\"o\": {}, \"l\": [], \"t\": true, \"n\": null, \"names\": [\"x\"]}");
+    assert_string_equal(s,
+                        "{\"z\": 1, \"eps\": 1e-06, \"third\": 0.3333333333333333, \"one\": 1.0, "
+                        "\"text\": \"a\\\"\\\\\\n\\u0001\xc3\xa9\\u0000b\", \"ids\": [1, 2], "
+                        "\"o\": {}, \"l\": [], \"t\": true, \"n\": null, \"names\": [\"x\"]}");
     fmi_free(s);
     OK(fmi_json_write(in_dir("out.json"), j, &ok_err));
     OK(fmi_file_read(in_dir("out.json"), 1000, &s, NULL, &ok_err));
@@ -426,8 +441,8 @@ static void test_ini(void **state)
     fm_err e;
     OK(fmi_ini_parse("r.ini", text, sizeof text - 1, &ini, &ok_err));
     static const fmi_ini_entry want[] = {
-        {"name", "first", 2},       {"model.preset", "nano", 5},  {"model.rope.theta", "1e4", 7},
-        {"model.indented", "yes", 8}, {"data.text", "a.txt", 10}, {"data.empty", "", 11},
+        {"name", "first", 2},         {"model.preset", "nano", 5}, {"model.rope.theta", "1e4", 7},
+        {"model.indented", "yes", 8}, {"data.text", "a.txt", 10},  {"data.empty", "", 11},
         {"model.extra", "5", 13}};
     assert_int_equal(ini->n, 7);
     for (int i = 0; i < 7; i++) {
@@ -454,8 +469,9 @@ static void test_ini(void **state)
     for (size_t i = 0; i < sizeof bad_values / sizeof bad_values[0]; i++)
         holds(&e, fmi_ini_set(ini, "k.v", bad_values[i], &e), FM_E_RANGE, "k.v", NULL);
     holds(&e, fmi_ini_set(ini, "a b", "x", &e), FM_E_RANGE, "a b", NULL);
-    static const char *const known[] = {"name", "top", "model.preset", "model.rope.theta",
-                                        "data.text", "data.empty", "data.long", "model.extras"};
+    static const char *const known[] = {
+        "name",      "top",        "model.preset", "model.rope.theta",
+        "data.text", "data.empty", "data.long",    "model.extras"};
     holds(&e, fmi_ini_check_keys(ini, known, 8, &e), FM_E_FORMAT, "r.ini", "line 8",
           "model.indented", NULL);
     fmi_ini_free(ini);
@@ -471,7 +487,8 @@ static void test_ini_refuses(void **state)
         {"[a\nb = 1\n", "line 1", "[section]"},
         {"[a]\nb = 1\n[c]\nx = 1\n[a]\nb = 2\n", "line 6", "line 2"},
         {"[a]\n= 2\n", "line 2", "key before"},
-        {"[a234567890123456789012345678901234567890123456789012345]\nx = 1\n", "line 2", "section name"},
+        {"[a234567890123456789012345678901234567890123456789012345]\nx = 1\n", "line 2",
+         "section name"},
     };
     fmi_ini *ini = NULL;
     fm_err e;
@@ -485,8 +502,8 @@ static void test_ini_refuses(void **state)
     char *long_line = fmi_alloc(FMI_INI_LINE_MAX + 2);
     memset(long_line, 'x', FMI_INI_LINE_MAX + 2);
     memcpy(long_line, "a = ", 4);
-    holds(&e, fmi_ini_parse("r.ini", long_line, FMI_INI_LINE_MAX + 1, &ini, &e), FM_E_FORMAT, "line 1",
-          "4097 bytes", NULL);
+    holds(&e, fmi_ini_parse("r.ini", long_line, FMI_INI_LINE_MAX + 1, &ini, &e), FM_E_FORMAT,
+          "line 1", "4097 bytes", NULL);
     long_line[FMI_INI_LINE_MAX] = '\n';
     OK(fmi_ini_parse("r.ini", long_line, FMI_INI_LINE_MAX + 1, &ini, &ok_err));
     assert_int_equal(strlen(fmi_ini_get(ini, "a")), FMI_INI_LINE_MAX - 4);
@@ -506,8 +523,8 @@ static void test_nearest(void **state)
     fmi_ini *ini;
     fm_err e;
     OK(fmi_ini_parse("r.ini", "[train]\nstep = 5\n", 17, &ini, &ok_err));
-    holds(&e, fmi_ini_check_keys(ini, known, 4, &e), FM_E_FORMAT, "line 2", "unknown key train.step",
-          "did you mean train.steps", NULL);
+    holds(&e, fmi_ini_check_keys(ini, known, 4, &e), FM_E_FORMAT, "line 2",
+          "unknown key train.step", "did you mean train.steps", NULL);
     fmi_ini_free(ini);
 }
 
@@ -527,7 +544,8 @@ static void test_model_lookup(void **state)
     assert_string_equal(got, in_dir("hub/models--org--name/snapshots/abc123"));
     fmi_free(got);
     put_text(in_dir("hub/models--org--name/refs/main"), "../../../etc");
-    holds(&e, fmi_model_dir_resolve("org/name", roots, 3, &got, &e), FM_E_FORMAT, "refs/main", NULL);
+    holds(&e, fmi_model_dir_resolve("org/name", roots, 3, &got, &e), FM_E_FORMAT, "refs/main",
+          NULL);
     OK(fmi_model_dir_resolve(root, NULL, 0, &got, &ok_err));
     assert_string_equal(got, root);
     fmi_free(got);
@@ -535,7 +553,8 @@ static void test_model_lookup(void **state)
     put_text(in_dir("m.bin"), "x");
     OK(fmi_model_dir_resolve(in_dir("m.safetensors"), NULL, 0, &got, &ok_err));
     fmi_free(got);
-    holds(&e, fmi_model_dir_resolve(in_dir("m.bin"), NULL, 0, &got, &e), FM_E_FORMAT, "m.bin", NULL);
+    holds(&e, fmi_model_dir_resolve(in_dir("m.bin"), NULL, 0, &got, &e), FM_E_FORMAT, "m.bin",
+          NULL);
     holds(&e, fmi_model_dir_resolve("./gone/dir", roots, 3, &got, &e), FM_E_IO, "./gone/dir", NULL);
     holds(&e, fmi_model_dir_resolve("../name", roots, 3, &got, &e), FM_E_IO, "../name", NULL);
 }

@@ -53,9 +53,9 @@ static fm_status parse(const char *header, size_t n_data, fm_err *e)
     return st;
 }
 
-#define ENTRY(name, dtype, shape, begin, end)                                          \
-    "\"" name "\": {\"dtype\": \"" dtype "\", \"shape\": " shape ", \"data_offsets\": [" \
-    begin ", " end "]}"
+#define ENTRY(name, dtype, shape, begin, end)                                                      \
+    "\"" name "\": {\"dtype\": \"" dtype "\", \"shape\": " shape ", \"data_offsets\": [" begin     \
+    ", " end "]}"
 
 static void test_refuses_bad_headers(void **state)
 {
@@ -66,28 +66,35 @@ static void test_refuses_bad_headers(void **state)
         const char *parts[3]; /* beside the file's name */
     } rows[] = {
         {"{" ENTRY("w", "F99", "[2]", "0", "8") "}", 8, {"tensor w", "byte 9", "found \"F99\""}},
-        {"{\"w\": {\"dtype\": 3, \"shape\": [2], \"data_offsets\": [0, 8]}}", 8,
+        {"{\"w\": {\"dtype\": 3, \"shape\": [2], \"data_offsets\": [0, 8]}}",
+         8,
          {"tensor w", "expected a string", "an integer"}},
         {"{" ENTRY("w", "F32", "[-2]", "0", "8") "}", 8, {"tensor w", "dimension 0", "negative"}},
         {"{" ENTRY("w", "F32", "[1.5]", "0", "8") "}", 8, {"tensor w", "dimension 0", "real"}},
         {"{" ENTRY("w", "F32", "7", "0", "8") "}", 8, {"tensor w", "expected an array", "integer"}},
-        {"{" ENTRY("w", "F32", "[4611686018427387904, 4]", "0", "8") "}", 8,
+        {"{" ENTRY("w", "F32", "[4611686018427387904, 4]", "0", "8") "}",
+         8,
          {"tensor w", "[4611686018427387904, 4]", "overflow"}},
-        {"{" ENTRY("w", "F32", "[1,1,1,1,1,1,1,1,2]", "0", "8") "}", 8,
+        {"{" ENTRY("w", "F32", "[1,1,1,1,1,1,1,1,2]", "0", "8") "}",
+         8,
          {"tensor w", "at most 8", "found 9"}},
-        {"{" ENTRY("w", "F32", "[2]", "0", "12") "}", 12,
+        {"{" ENTRY("w", "F32", "[2]", "0", "12") "}",
+         12,
          {"tensor w", "F32 [2]: expected 8 bytes", "data_offsets of 12"}},
         {"{" ENTRY("w", "BF16", "[3]", "0", "12") "}", 12, {"tensor w", "expected 6 bytes", "12"}},
         {"{" ENTRY("w", "F32", "[2]", "8", "0") "}", 8, {"tensor w", "begin <= end", "[8, 0]"}},
         {"{" ENTRY("w", "F32", "[2]", "-8", "0") "}", 8, {"tensor w", "begin <= end", "[-8, 0]"}},
         {"{" ENTRY("w", "F32", "[4]", "0", "16") "}", 8, {"tensor w", "outside", "holds 8 bytes"}},
-        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("b", "F32", "[2]", "4", "12") "}", 12,
+        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("b", "F32", "[2]", "4", "12") "}",
+         12,
          {"tensor b", "overlaps", "the end of a"}},
-        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("b", "F32", "[2]", "12", "20") "}", 20,
+        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("b", "F32", "[2]", "12", "20") "}",
+         20,
          {"tensor b", "hole", "the end of a"}},
         {"{" ENTRY("a", "F32", "[2]", "4", "12") "}", 12, {"tensor a", "hole", "the header"}},
         {"{" ENTRY("a", "F32", "[2]", "0", "8") "}", 9, {"tensor a at byte", "expected", "found"}},
-        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("a", "F32", "[2]", "8", "16") "}", 16,
+        {"{" ENTRY("a", "F32", "[2]", "0", "8") "," ENTRY("a", "F32", "[2]", "8", "16") "}",
+         16,
          {"duplicate", "\"a\"", "byte"}},
         {"{\"a\": 5}", 0, {"tensor a", "expected an object", "an integer"}},
         {"{\"a\": {\"dtype\": \"F32\", \"shape\": [1]}}", 4, {"tensor a", "data_offsets", "two"}},
@@ -112,7 +119,8 @@ static void test_refuses_bad_lengths(void **state)
     char file[64] = {0};
     fm_tensors *t = NULL;
     fm_err e;
-    holds(&e, fm_tensors_parse("f", file, 7, &t, &e), FM_E_FORMAT, "byte 0", "8 bytes", "of 7", NULL);
+    holds(&e, fm_tensors_parse("f", file, 7, &t, &e), FM_E_FORMAT, "byte 0", "8 bytes", "of 7",
+          NULL);
     holds(&e, fm_tensors_parse("f", NULL, 0, &t, &e), FM_E_FORMAT, "byte 0", "of 0", NULL);
     uint64_t n = 57;
     memcpy(file, &n, 8);
@@ -135,8 +143,11 @@ static void test_accepts_odd_but_valid(void **state)
     assert_int_equal(parse("{}", 0, &e), FM_OK);
     assert_int_equal(parse("{}    ", 0, &e), FM_OK);
     assert_int_equal(parse("{" ENTRY("s", "F32", "[]", "0", "4") "}", 4, &e), FM_OK);
-    assert_int_equal(parse("{" ENTRY("b", "F32", "[2]", "0", "8") "," ENTRY("z", "F32", "[0, 3]", "8", "8")
-                           "," ENTRY("a", "U16", "[1]", "8", "10") "}", 10, &e), FM_OK);
+    assert_int_equal(
+        parse("{" ENTRY("b", "F32", "[2]", "0", "8") "," ENTRY(
+                  "z", "F32", "[0, 3]", "8", "8") "," ENTRY("a", "U16", "[1]", "8", "10") "}",
+              10, &e),
+        FM_OK);
     assert_int_equal(parse("{" ENTRY("w", "F4", "[4]", "0", "2") "}", 2, &e), FM_OK);
 }
 
@@ -147,11 +158,16 @@ static uint8_t pattern(int tensor, size_t i)
 }
 
 static const fmi_st_spec specs[] = {
-    {"model.embed.weight", FM_DTYPE_F32, 2, {5, 3}},  {"scalar", FM_DTYPE_F64, 0, {0}},
-    {"empty", FM_DTYPE_F32, 2, {0, 4}},               {"b", FM_DTYPE_BF16, 3, {2, 3, 7}},
-    {"a \"quoted\" \xc3\xa9", FM_DTYPE_F16, 1, {9}},  {"q", FM_DTYPE_F8E4M3, 2, {128, 1000}},
-    {"i", FM_DTYPE_I64, 1, {3}},                      {"j", FM_DTYPE_I32, 1, {3}},
-    {"u", FM_DTYPE_U8, 1, {5}},                       {"last.empty", FM_DTYPE_U8, 1, {0}},
+    {"model.embed.weight", FM_DTYPE_F32, 2, {5, 3}},
+    {"scalar", FM_DTYPE_F64, 0, {0}},
+    {"empty", FM_DTYPE_F32, 2, {0, 4}},
+    {"b", FM_DTYPE_BF16, 3, {2, 3, 7}},
+    {"a \"quoted\" \xc3\xa9", FM_DTYPE_F16, 1, {9}},
+    {"q", FM_DTYPE_F8E4M3, 2, {128, 1000}},
+    {"i", FM_DTYPE_I64, 1, {3}},
+    {"j", FM_DTYPE_I32, 1, {3}},
+    {"u", FM_DTYPE_U8, 1, {5}},
+    {"last.empty", FM_DTYPE_U8, 1, {0}},
 };
 enum { N_SPECS = sizeof specs / sizeof specs[0] };
 
@@ -173,7 +189,8 @@ static fm_status write_all(const char *path, size_t piece, fm_err *e)
         size_t n = spec_bytes(&specs[t]);
         for (size_t i = 0; i < n; i++) buf[i] = pattern(t, i);
         for (size_t at = 0; at < n && !st; at += piece)
-            st = fmi_st_writer_write(w, specs[t].name, buf + at, at + piece < n ? piece : n - at, e);
+            st =
+                fmi_st_writer_write(w, specs[t].name, buf + at, at + piece < n ? piece : n - at, e);
     }
     if (!st) st = fmi_st_writer_close(w, e);
     fmi_st_writer_free(w);
@@ -213,8 +230,8 @@ static void check_file(const char *path)
     fm_err e;
     const fm_tensor_info *x;
     holds(&e, fm_tensors_get(t, "no.such", &x, &e), FM_E_FORMAT, path, "no.such", "missing", NULL);
-    holds(&e, fm_tensors_expect(t, "b", 2, (int64_t[]){2, 21}, &x, &e), FM_E_SHAPE, path, "tensor b",
-          "expected shape [2, 21]", "found BF16 [2, 3, 7]", NULL);
+    holds(&e, fm_tensors_expect(t, "b", 2, (int64_t[]){2, 21}, &x, &e), FM_E_SHAPE, path,
+          "tensor b", "expected shape [2, 21]", "found BF16 [2, 3, 7]", NULL);
     fm_tensors_close(t);
 }
 
@@ -238,8 +255,10 @@ static void test_writer_refuses(void **state)
     const char *path = in_dir("bad.safetensors");
     fmi_st_spec s[2] = {{"a", FM_DTYPE_F32, 1, {2}}, {"b", FM_DTYPE_F32, 1, {1}}};
     OK(fmi_st_writer_open(path, s, 2, NULL, 0, &w, &ok_err));
-    holds(&e, fmi_st_writer_write(w, "b", "1234", 4, &e), FM_E_STATE, "tensor b", "expected a", NULL);
-    holds(&e, fmi_st_writer_write(w, "a", "123456789", 9, &e), FM_E_STATE, "9 bytes", "8 remain", NULL);
+    holds(&e, fmi_st_writer_write(w, "b", "1234", 4, &e), FM_E_STATE, "tensor b", "expected a",
+          NULL);
+    holds(&e, fmi_st_writer_write(w, "a", "123456789", 9, &e), FM_E_STATE, "9 bytes", "8 remain",
+          NULL);
     OK(fmi_st_writer_write(w, "a", "12345678", 8, &ok_err));
     holds(&e, fmi_st_writer_close(w, &e), FM_E_STATE, "tensor b", "0 of 4 bytes", NULL);
     OK(fmi_st_writer_write(w, "b", "1234", 4, &ok_err));
@@ -294,8 +313,8 @@ static void test_failing_allocations(void **state)
 static void test_reads_the_reference(void **state)
 {
     (void)state;
-    static const char *const variants[] = {"v2", "v2-lite", "v3", "v3-fp8", "v3-mtp",
-                                           "v3-noqlora-tied-shapes", "v3-yarn"};
+    static const char *const variants[] = {
+        "v2", "v2-lite", "v3", "v3-fp8", "v3-mtp", "v3-noqlora-tied-shapes", "v3-yarn"};
     for (size_t v = 0; v < sizeof variants / sizeof variants[0]; v++) {
         char path[300], dir[128];
         snprintf(dir, sizeof dir, "tests/data/reference/%s", variants[v]);
@@ -361,13 +380,18 @@ static void test_sets_of_shards(void **state)
         const char *parts[3];
     } rows[] = {
         {"{\"x\": \"third.safetensors\"}", FM_E_IO, {"third.safetensors", "tensor x", "missing"}},
-        {"{\"x\": \"second.safetensors\"}", FM_E_FORMAT, {"tensor x", "second.safetensors", "not in"}},
-        {"{\"w\": \"first.safetensors\"}", FM_E_FORMAT, {"tensor w", "first.safetensors", "not in"}},
+        {"{\"x\": \"second.safetensors\"}",
+         FM_E_FORMAT,
+         {"tensor x", "second.safetensors", "not in"}},
+        {"{\"w\": \"first.safetensors\"}",
+         FM_E_FORMAT,
+         {"tensor w", "first.safetensors", "not in"}},
         {"{\"x\": \"../first.safetensors\"}", FM_E_FORMAT, {"tensor x", "file name", "../first"}},
         {"{\"x\": 3}", FM_E_FORMAT, {"tensor x", "file name", "an integer"}},
         {"{}", FM_E_FORMAT, {"weight_map", "empty", "index.json"}},
         {"[]", FM_E_FORMAT, {"weight_map", "expected an object", "an array"}},
-        {"{\"x\": \"first.safetensors\", \"x\": \"second.safetensors\"}", FM_E_FORMAT,
+        {"{\"x\": \"first.safetensors\", \"x\": \"second.safetensors\"}",
+         FM_E_FORMAT,
          {"duplicate", "\"x\"", "index.json"}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -390,7 +414,8 @@ static void write_shard(const char *path, uint64_t vocab)
     }
     fm_err e;
     ids[1] = (int32_t)vocab;
-    holds(&e, fmi_shard_writer_write(w, ids, 2, 1, &e), FM_E_RANGE, "document 1500", "token 1", NULL);
+    holds(&e, fmi_shard_writer_write(w, ids, 2, 1, &e), FM_E_RANGE, "document 1500", "token 1",
+          NULL);
     ids[0] = -1;
     holds(&e, fmi_shard_writer_write(w, ids, 1, 1, &e), FM_E_RANGE, "found -1", NULL);
     holds(&e, fmi_shard_writer_write(w, ids, 0, 1, &e), FM_E_RANGE, "no tokens", NULL);
@@ -517,16 +542,11 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuses_bad_headers),
-        cmocka_unit_test(test_refuses_bad_lengths),
-        cmocka_unit_test(test_accepts_odd_but_valid),
-        cmocka_unit_test(test_writer_round_trip),
-        cmocka_unit_test(test_writer_refuses),
-        cmocka_unit_test(test_failing_allocations),
-        cmocka_unit_test(test_reads_the_reference),
-        cmocka_unit_test(test_sets_of_shards),
-        cmocka_unit_test(test_shard_round_trip),
-        cmocka_unit_test(test_shard_refuses),
+        cmocka_unit_test(test_refuses_bad_headers),   cmocka_unit_test(test_refuses_bad_lengths),
+        cmocka_unit_test(test_accepts_odd_but_valid), cmocka_unit_test(test_writer_round_trip),
+        cmocka_unit_test(test_writer_refuses),        cmocka_unit_test(test_failing_allocations),
+        cmocka_unit_test(test_reads_the_reference),   cmocka_unit_test(test_sets_of_shards),
+        cmocka_unit_test(test_shard_round_trip),      cmocka_unit_test(test_shard_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, remove_dir);
 }

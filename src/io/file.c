@@ -20,8 +20,8 @@
 struct fmi_out {
     char *path;
     char *parent; /* known before the rename: after it nothing but the sync may fail */
-    char *tmp; /* what is written; NULL: path itself (a device or a pipe) */
-    int fd;    /* -1: closed */
+    char *tmp;    /* what is written; NULL: path itself (a device or a pipe) */
+    int fd;       /* -1: closed */
     bool tmp_exists;
     uint64_t total; /* bytes accepted */
     size_t n_buf;
@@ -141,8 +141,8 @@ fm_status fmi_out_open(const char *path, fmi_out **out, fm_err *err)
     o->path = fmi_strdup(path);
     o->parent = fmi_path_parent(path);
     o->buf = fmi_alloc(OUT_BUFFER);
-    fm_status st =
-        o->path && o->parent && o->buf ? out_start(o, err) : FM_FAIL(err, FM_E_NOMEM, "%s: writer", path);
+    fm_status st = o->path && o->parent && o->buf ? out_start(o, err)
+                                                  : FM_FAIL(err, FM_E_NOMEM, "%s: writer", path);
     if (st) {
         fmi_out_free(o);
         return st;

@@ -8,21 +8,41 @@
 
 #include "io/file.h"
 
-static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
+/* jansson's lexer does not look whether its token buffer could grow: a failed allocation there
+ * loses characters or writes past the end. So while a parse runs, a failed allocation is answered
+ * from a reserve and remembered; the input then ends (after at most the 1024 bytes jansson has
+ * fetched), and the outcome is thrown away as out of memory. */
+#define RESERVE_BYTES ((size_t)128 << 10) /* for the values in 1024 bytes; tokens come on top */
 
-/* jansson's lexer calls a failed allocation a syntax error; this remembers the truth. */
-static _Thread_local bool alloc_failed;
+static _Thread_local struct {
+    char *base; /* NULL: no parse is running */
+    size_t used, cap;
+    bool failed;
+} reserve;
+
+static pthread_once_t alloc_once = PTHREAD_ONCE_INIT;
 
 static void *json_alloc(size_t bytes)
 {
     void *p = fmi_alloc(bytes);
-    if (!p) alloc_failed = true;
+    if (p || !reserve.base) return p;
+    reserve.failed = true;
+    size_t rounded = (bytes + 15) & ~(size_t)15;
+    if (rounded < bytes || rounded > reserve.cap - reserve.used) return NULL;
+    p = reserve.base + reserve.used;
+    reserve.used += rounded;
     return p;
+}
+
+static void json_release(void *p)
+{
+    uintptr_t at = (uintptr_t)p, base = (uintptr_t)reserve.base;
+    if (!reserve.base || at < base || at >= base + reserve.cap) fmi_free(p);
 }
 
 static void set_alloc(void)
 {
-    json_set_alloc_funcs(json_alloc, fmi_free);
+    json_set_alloc_funcs(json_alloc, json_release);
 }
 
 void fmi_json_init(void)
@@ -30,28 +50,69 @@ void fmi_json_init(void)
     pthread_once(&alloc_once, set_alloc);
 }
 
-/* Position of the bracket that goes too deep, or n. Strings are skipped; the grammar is not judged.
- */
-static size_t find_too_deep(const char *s, size_t n)
+/* Position of the bracket that goes too deep, or n; and the length of the longest token. The
+ * grammar is not judged. */
+static size_t scan(const char *s, size_t n, size_t *longest)
 {
     int depth = 0;
     bool in_string = false;
+    size_t start = 0, most = 0; /* of the current token */
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
         if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
+            if (c == '\\') i++;
+            if (c != '"') continue;
+            in_string = false;
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
             if (++depth > FMI_JSON_DEPTH_MAX) return i;
         } else if (c == '}' || c == ']') {
             depth--;
+        } else if (c != ',' && c != ':' && c != ' ' && c != '\n') {
+            continue;
         }
+        if (i - start > most) most = i - start;
+        start = i;
     }
+    *longest = n - start > most ? n - start : most;
     return n;
+}
+
+typedef struct feed {
+    const char *at;
+    size_t left;
+} feed;
+
+/* jansson's source of bytes: ends early once an allocation has failed. */
+static size_t feed_bytes(void *buf, size_t cap, void *arg)
+{
+    feed *f = arg;
+    size_t n = f->left < cap ? f->left : cap;
+    if (reserve.failed) return 0;
+    if (n) memcpy(buf, f->at, n);
+    f->at += n;
+    f->left -= n;
+    return n;
+}
+
+/* NULL with e filled, or NULL with reserve.failed. */
+static json_t *load(const char *text, size_t n, size_t longest, size_t flags, json_error_t *e)
+{
+    feed f = {text, n};
+    reserve.used = 0;
+    reserve.cap = RESERVE_BYTES + 4 * longest;
+    reserve.base = fmi_alloc(reserve.cap);
+    reserve.failed = !reserve.base;
+    if (reserve.failed) return NULL;
+    json_t *j = json_load_callback(feed_bytes, &f, flags, e);
+    if (reserve.failed) {
+        json_decref(j);
+        j = NULL;
+    }
+    fmi_free(reserve.base);
+    reserve.base = NULL;
+    return j;
 }
 
 static int line_of(const char *s, size_t at)
@@ -68,20 +129,19 @@ fm_status fmi_json_parse(const char *name, const char *text, size_t n, bool any,
     if (n > FMI_JSON_BYTES_MAX)
         return FM_FAIL(err, FM_E_RANGE, "%s: %zu bytes of JSON, expected at most %zu", name, n,
                        FMI_JSON_BYTES_MAX);
-    size_t deep = find_too_deep(text, n);
+    size_t longest = 0, deep = scan(text, n, &longest);
     if (deep < n)
         return FM_FAIL(err, FM_E_FORMAT, "%s: line %d (byte %zu): JSON nested deeper than %d", name,
                        line_of(text, deep), deep, FMI_JSON_DEPTH_MAX);
     json_error_t e;
     memset(&e, 0, sizeof e);
-    alloc_failed = false;
     size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | (any ? JSON_DECODE_ANY : 0);
-    json_t *j = json_loadb(text, n, flags, &e);
+    json_t *j = load(text, n, longest, flags, &e);
     if (j) {
         *out = j;
         return FM_OK;
     }
-    if (alloc_failed || json_error_code(&e) == json_error_out_of_memory)
+    if (reserve.failed || json_error_code(&e) == json_error_out_of_memory)
         return FM_FAIL(err, FM_E_NOMEM, "%s: JSON of %zu bytes", name, n);
     return FM_FAIL(err, FM_E_FORMAT, "%s: line %d, column %d (byte %d): %s", name, e.line, e.column,
                    e.position, e.text);
