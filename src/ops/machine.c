@@ -78,7 +78,7 @@ double fmi_spin_fma_scalar(int64_t n, float *sink)
     return (double)n * 8 * 2;
 }
 
-double fmi_stream_read(const void *p, size_t bytes, float *sink)
+double fmi_read_speed(const void *p, size_t bytes, float *sink)
 {
     const uint64_t *q = p;
     uint64_t a = 0, b = 0, c = 0, d = 0;
@@ -130,8 +130,8 @@ static double repeat(const round_args *r, int tid, int n_threads, float *sink)
     default:
         if (r->what == READ_L2) share = r->l2;
         for (int64_t i = 0; i < r->n; i++)
-            sum += r->isa >= FM_ISA_AVX512 ? fmi_stream_read_avx512(mine, share, sink)
-                                           : fmi_stream_read(mine, share, sink);
+            sum += r->isa >= FM_ISA_AVX512 ? fmi_read_speed_avx512(mine, share, sink)
+                                           : fmi_read_speed(mine, share, sink);
         return sum;
     }
 }

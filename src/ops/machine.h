@@ -13,8 +13,8 @@ double fmi_spin_amx_bf16(int64_t n, float *sink);   /* tiles stay in registers *
 double fmi_spin_amx_int8(int64_t n, float *sink);
 
 /* One pass over `bytes` (a multiple of 4096). */
-double fmi_stream_read(const void *p, size_t bytes, float *sink);
-double fmi_stream_read_avx512(const void *p, size_t bytes, float *sink);
+double fmi_read_speed(const void *p, size_t bytes, float *sink);
+double fmi_read_speed_avx512(const void *p, size_t bytes, float *sink);
 double fmi_stream_copy(void *dst, const void *src, size_t bytes);
 
 #endif

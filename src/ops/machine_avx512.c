@@ -14,7 +14,7 @@ double fmi_spin_fma_avx512(int64_t n, float *sink)
     return (double)n * 12 * 16 * 2;
 }
 
-double fmi_stream_read_avx512(const void *p, size_t bytes, float *sink)
+double fmi_read_speed_avx512(const void *p, size_t bytes, float *sink)
 {
     const __m512i *q = p;
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
