@@ -3,9 +3,9 @@
  * are let go. Values are widened to f32 exactly (FP8 as code x scale) and rounded once, by the write. */
 #include <string.h>
 
-#include "io/file.h"
 #include "model/checkpoint.h"
 #include "model/model_build.h"
+#include "model/shape.h"
 
 #define CHUNK 262144 /* elements converted at a time */
 
@@ -95,16 +95,6 @@ static fm_status load(fm_model *m, fm_tensors *t, bool writable, bool *borrowed,
     return st;
 }
 
-/* config.json in the directory, or beside the file. */
-static fm_status read_config(const char *path, fm_config *c, fm_err *err)
-{
-    if (fmi_path_is_dir(path)) return fmi_config_read(path, c, err);
-    char *dir = fmi_path_parent(path);
-    fm_status st = dir ? fmi_config_read(dir, c, err) : FM_FAIL(err, FM_E_NOMEM, "%s", path);
-    fmi_free(dir);
-    return st;
-}
-
 fm_status fm_model_open(fm_exec *x, const char *path, const fm_model_opts *opts, fm_model **out,
                         fm_err *err)
 {
@@ -115,8 +105,7 @@ fm_status fm_model_open(fm_exec *x, const char *path, const fm_model_opts *opts,
     fm_dtype dt = opts->precision;
     if (dt != FM_DTYPE_F32 && dt != FM_DTYPE_BF16 && dt != FM_DTYPE_F64)
         return FM_FAIL(err, FM_E_UNSUPPORTED, "precision: expected F32 or BF16, found %s", fm_dtype_name(dt));
-    if (!fmi_path_exists(path)) return FM_FAIL(err, FM_E_IO, "%s: no such model", path);
-    fm_status st = read_config(path, &c, err);
+    fm_status st = fmi_config_of_path(path, &c, err);
     if (!st) st = fm_tensors_open(path, &t, err);
     if (!st && opts->skip_mtp) c.num_nextn_predict_layers = 0;
     if (!st && c.num_nextn_predict_layers > 0 && !fmi_source_has_layer(t, c.num_hidden_layers)) {
