@@ -2,7 +2,8 @@
  *
  *   cc score.c $(pkg-config --cflags --libs --static fathom) -o score
  *
- * Prints the text's tokens, their bytes and bits per byte. A text longer than the context is cut. */
+ * Prints the text's tokens, their bytes and bits per byte. A text longer than the context is cut.
+ */
 #include <fathom.h>
 
 #include <math.h>
@@ -11,7 +12,8 @@
 
 static char text[1 << 20];
 
-static fm_status score(fm_session *session, const fm_tokenizer *tokenizer, size_t bytes, fm_err *err)
+static fm_status score(fm_session *session, const fm_tokenizer *tokenizer, size_t bytes,
+                       fm_err *err)
 {
     fm_ids ids = {0};
     fm_status st = fm_tokenizer_encode(tokenizer, text, bytes, FM_ENCODE_BOS, &ids, err);
