@@ -126,7 +126,8 @@ fm_status fmi_metrics_step(fmi_metrics *m, const fmi_step_report *r, fm_err *err
         add_real(m, "bias_max", b->bias_max);
         add(m, "}");
     }
-    add(m, "],\"seconds\":%.3f,\"tokens_per_second\":%.1f}\n", r->seconds, r->tokens_per_second);
+    add(m, "],\"seconds\":%.4f,\"elapsed\":%.3f,\"tokens_per_second\":%.1f}\n", r->seconds, r->elapsed,
+        r->tokens_per_second);
     fm_status st = put_line(m, err);
     return st ? st : step_events(m, r, err);
 }

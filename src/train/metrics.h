@@ -1,7 +1,8 @@
 /* Metrics of a run: a line of JSON per step and per evaluation in metrics.jsonl, and the same scalars as
  * TensorBoard events. Lines are built in a fixed buffer: no heap call.
  *
- * A step's line depends on the run alone, except for "seconds" and "tokens_per_second". The file is cut
+ * A step's line depends on the run alone, except for its last fields: "seconds" (of this
+ * step), "elapsed" (of the run) and "tokens_per_second". The file is cut
  * at the offset a checkpoint recorded when a run goes on from it. */
 #ifndef FM_TRAIN_METRICS_H
 #define FM_TRAIN_METRICS_H
@@ -22,7 +23,7 @@ typedef struct fmi_metrics {
 typedef struct fmi_step_report {
     int64_t step, tokens, batch_tokens, n_target;
     double loss, mtp_loss, balance_loss, bits_per_byte, lr, grad_norm, gamma, mtp_weight;
-    double seconds, tokens_per_second;
+    double seconds, elapsed, tokens_per_second;
     const fmi_layer_balance *layers;
     int n_layers;
 } fmi_step_report;

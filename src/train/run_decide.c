@@ -60,6 +60,7 @@ fm_status fmi_run_decide(fm_trainer *t, const fm_train_hooks *hooks, fm_err *err
     if (d.h.tokens < 1) d.h.tokens = 1;
     t->s = *q;
     fmi_settings_resolve(&t->s, t->flops_per_token, &d.h);
+    t->s.data_vocab = t->m->cfg.vocab_size;
     st = fmi_request_save(&t->req, &t->s, t->dir, err);
     return st ? st : fmi_horizons_add(t->dir, &t->ends, &d, err);
 }

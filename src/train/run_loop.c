@@ -87,7 +87,8 @@ static fm_status report(fm_trainer *t, const fmi_step_in *in, const fmi_step_out
                           .n_target = out->n_target, .loss = out->loss, .mtp_loss = out->mtp_loss,
                           .balance_loss = out->balance_loss, .bits_per_byte = out->loss * t->bits_per_nat,
                           .lr = in->lr, .grad_norm = out->grad_norm, .gamma = in->gamma,
-                          .mtp_weight = in->mtp_weight, .seconds = t->r.seconds,
+                          .mtp_weight = in->mtp_weight, .seconds = seconds,
+                          .elapsed = t->r.seconds,
                           .tokens_per_second = (double)batch / (seconds > 1e-9 ? seconds : 1e-9),
                           .layers = t->layers, .n_layers = t->n_routed };
     fm_train_progress *p = &t->p;
