@@ -15,6 +15,5 @@
 #include "fathom/status.h"
 #include "fathom/tokenizer.h"
 #include "fathom/trainer.h"
-#include "fathom/version.h"
 
 #endif
