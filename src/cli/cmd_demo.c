@@ -69,7 +69,7 @@ static fm_status on_sample(void *arg, fm_model *m, const fm_tokenizer *tok, cons
     snprintf(head, sizeof head, "--- %.0f%%, step %lld, %lld tokens, loss %.3f\n", 100 * p->fraction,
              (long long)p->step, (long long)p->tokens, p->loss);
     fm_status st = fm_text_push(text, head, strlen(head), err);
-    if (!st) st = fm_text_push(text, PROMPT, sizeof PROMPT - 1, err);
+    if (!st) st = fm_text_push(text, PROMPT, sizeof PROMPT - 2, err);
     if (!st) st = fm_session_open(m, tok, &so, &s, err);
     if (!st) st = fm_session_push_text(s, 0, PROMPT, sizeof PROMPT - 2, FM_ENCODE_BOS, err);
     fm_generated out;
@@ -172,7 +172,7 @@ static int tell(demo *d)
     if (!st) st = fm_model_open(d->x, d->checkpoint, &mo, &m, &err);
     if (!st) st = fm_session_open(m, tok, &so, &s, &err);
     if (!st) st = fm_session_push_text(s, 0, PROMPT, sizeof PROMPT - 2, FM_ENCODE_BOS, &err);
-    if (!st) st = fm_text_push(&text, PROMPT, sizeof PROMPT - 1, &err);
+    if (!st) st = fm_text_push(&text, PROMPT, sizeof PROMPT - 2, &err);
     if (!st) st = fm_session_generate(s, 0, &go, &out, &err);
     if (!st) {
         fm_session_stats_get(s, &d->stats);
