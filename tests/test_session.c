@@ -427,6 +427,30 @@ static void test_errors(void **state)
     machine_close(&mc);
 }
 
+/* The plan is what is taken, and running out of memory on the way leaves nothing behind. */
+static void test_memory(void **state)
+{
+    (void)state;
+    const fm_session_opts o = {.context_max = 200, .sequences = 2, .draft = FM_DRAFT_MTP};
+    machine mc = machine_open("cpu", "v3-mtp", FM_DTYPE_BF16, true);
+    fm_session *s = NULL;
+    size_t before = fm_dev_bytes(mc.x);
+    OK(fm_session_open(mc.m, NULL, &o, &s, &ok_err));
+    assert_int_equal(fm_dev_bytes(mc.x) - before, fm_session_bytes(mc.m, &o));
+    fm_session_close(s);
+    assert_int_equal(fm_session_bytes(mc.m, &(fm_session_opts){.drafts = 9}), 0);
+    fm_status st = FM_E_NOMEM;
+    for (int n = 1; st; n++) {
+        fmi_alloc_fail_after(n);
+        st = fm_session_open(mc.m, NULL, &o, &s, &ok_err);
+        fmi_alloc_fail_after(0);
+        if (st) assert_int_equal(st, FM_E_NOMEM);
+        if (st) assert_int_equal(fm_dev_bytes(mc.x), before);
+    }
+    fm_session_close(s);
+    machine_close(&mc);
+}
+
 static void test_stop_ids(void **state)
 {
     (void)state;
@@ -558,6 +582,7 @@ int main(void)
         cmocka_unit_test(test_drafts),   cmocka_unit_test(test_turns),
         cmocka_unit_test(test_auto),     cmocka_unit_test(test_counts),
         cmocka_unit_test(test_score),    cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_memory),
         cmocka_unit_test(test_stop_ids), cmocka_unit_test(test_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
