@@ -231,8 +231,10 @@ static void test_schedules(void **state)
     near(fmi_schedule_lr(&s, 12.15 / 14.8, 12.15 / 14.8), 0.0055);
     near(fmi_schedule_lr(&s, 14.4 / 14.8, 14.4 / 14.8), 0.001);
     near(fmi_schedule_lr(&s, 14.7 / 14.8, 14.7 / 14.8), 0.01 * 7.3 / 220);
-    near(fmi_schedule_gamma(&(fmi_settings){ .balance_gamma = 0.001, .balance_gamma_end = 0.9 }, 0.89), 0.001);
-    near(fmi_schedule_gamma(&(fmi_settings){ .balance_gamma = 0.001, .balance_gamma_end = 0.9 }, 0.9), 0);
+    s.balance_gamma = 0.001;
+    s.balance_gamma_end = 0.9;
+    near(fmi_schedule_gamma(&s, 0.89), 0.001);
+    near(fmi_schedule_gamma(&s, 0.9), 0);
     near(fmi_schedule_mtp(&s, 0.1), 0.3);
     near(fmi_schedule_mtp(&s, 0.9), 0.1);
     s.data_seq = 100;

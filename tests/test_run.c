@@ -1,5 +1,5 @@
-/* Whole runs in process: stopped and resumed equals uninterrupted, byte for byte; checkpoints give the trainer's
- * own logits; refusals; a full disk; event files. */
+/* Whole runs in process: stopped and resumed equals uninterrupted, byte for byte; checkpoints give
+ * the trainer's own logits; refusals; a full disk; event files. */
 #include "support.h"
 
 #include <errno.h>
@@ -201,7 +201,8 @@ static void refused(const fm_train_opts *o, fm_status code, const char *words)
     fm_status st = fm_trainer_open(ctx, o, NULL, &t, &err);
     if (!st) fm_trainer_free(t);
     if (st != code || !strstr(err.text, words))
-        fail_msg("expected %s with \"%s\", found %s: %s", fm_status_text(code), words, fm_status_text(st), err.text);
+        fail_msg("expected %s with \"%s\", found %s: %s", fm_status_text(code), words, fm_status_text(st),
+                 err.text);
 }
 
 static void test_refusals(void **state)

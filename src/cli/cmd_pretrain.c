@@ -16,9 +16,9 @@ static void print_plan(const fm_train_plan *p, bool json)
 {
     cli_buf a, b, c, d, e, f, g, h;
     if (json) {
-        printf("{\"parameters\": %lld, \"active_parameters\": %lld, \"flops_per_token\": %.0f, \"weights\": %lld, "
-               "\"gradients\": %lld, \"optimizer\": %lld, \"activations\": %lld, \"batch\": %lld, \"other\": %lld, "
-               "\"peak_bytes\": %lld, \"tokens\": %lld, \"steps\": %lld, \"batch_tokens\": %lld, "
+        printf("{\"parameters\": %lld, \"active_parameters\": %lld, \"flops_per_token\": %.0f, "
+               "\"weights\": %lld, \"gradients\": %lld, \"optimizer\": %lld, \"activations\": %lld, "
+               "\"batch\": %lld, \"other\": %lld, \"peak_bytes\": %lld, \"tokens\": %lld, \"steps\": %lld, \"batch_tokens\": %lld, "
                "\"micro_tokens\": %lld, \"lr\": %.9g, \"seconds\": %.1f}\n",
                (long long)p->parameters, (long long)p->active_parameters, p->flops_per_token,
                (long long)p->weights, (long long)p->gradients, (long long)p->optimizer,
@@ -99,8 +99,8 @@ int cmd_pretrain(int argc, char **argv)
     int n_args;
     j = (job){.c.seed = -1, .prompt = "Once upon a time"};
     const cli_option options[] = {
-        {"text", CLI_LIST, &j.text, "FILE[:WEIGHT]", "text to train on (.txt, .jsonl, .gz, .zst, - for standard "
-                                                     "input); further files may follow"},
+        {"text", CLI_LIST, &j.text, "FILE[:WEIGHT]",
+         "text to train on (.txt, .jsonl, .gz, .zst); further files may follow"},
         {"data", CLI_TEXT, &j.data, "DIR", "token shards made by fathom data, instead of text"},
         {"val", CLI_TEXT, &j.val, "FILE", "held-out text (default: about one document in fifty, by hash)"},
         {"preset", CLI_TEXT, &j.preset, "P", "pico, nano, micro, mini .. (default: nano)"},

@@ -56,7 +56,8 @@ static void on_step(void *arg, const fm_train_progress *p)
     }
     if (v->peak > 0) snprintf(share, sizeof share, " (%.0f%% of peak)", 100 * p->flops_per_second / v->peak);
     if (p->val_bits_per_byte >= 0) snprintf(held, sizeof held, ", held out %.3f", p->val_bits_per_byte);
-    cli_live_print(&v->live, 10, "step %lld/%lld  loss %.3f  bits/byte %.3f%s  %s tokens/s%s  MaxVio %.2f  %s left",
+    cli_live_print(&v->live, 10,
+                   "step %lld/%lld  loss %.3f  bits/byte %.3f%s  %s tokens/s%s  MaxVio %.2f  %s left",
                    (long long)p->step, (long long)(p->step + p->steps_left), p->loss, p->bits_per_byte, held,
                    cli_count(p->tokens_per_second, &tokens), share, p->max_vio,
                    cli_duration(p->seconds_left, &left));

@@ -12,7 +12,8 @@
 #include "model/forward.h"
 #include "train/settings.h"
 
-/* `count` matrices of rows x cols at elements offset, offset + stride, ..; params first_param + i * param_stride. */
+/* `count` matrices of rows x cols at elements offset, offset + stride, ..; their parameters are
+ * first_param, first_param + param_stride, .. */
 typedef struct fmi_muon_group {
     int first_param, param_stride, count;
     int64_t rows, cols, offset, stride;

@@ -35,8 +35,8 @@ static fm_status base_config(const fm_train_opts *o, const fmi_ini *recipe, fmi_
     const char *preset = o->preset ? o->preset : or_empty(given(o, recipe, "run.preset"));
     fm_status st;
     if (*model && *preset)
-        return FM_FAIL(err, FM_E_RANGE, "give a preset or a model to continue from, not both (%s, %s)", preset,
-                       model);
+        return FM_FAIL(err, FM_E_RANGE, "give a preset or a model to continue from, not both (%s, %s)",
+                       preset, model);
     if (!*model && !*preset) preset = "nano";
     if (*model) st = fmi_config_read(model, &out->cfg, err);
     else st = fmi_config_preset(preset, &out->cfg, err);

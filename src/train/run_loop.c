@@ -61,7 +61,8 @@ static fm_status sample(fm_trainer *t, const fm_train_hooks *hooks, fm_err *err)
         else at += (size_t)w;
     }
     if (!st) t->r.samples_offset += text.n;
-    if (!st && text.n && fsync(t->samples)) st = FM_FAIL(err, FM_E_IO, "%s/samples.txt: %s", t->dir, strerror(errno));
+    if (!st && text.n && fsync(t->samples))
+        st = FM_FAIL(err, FM_E_IO, "%s/samples.txt: %s", t->dir, strerror(errno));
     fm_text_deinit(&text);
     return st;
 }
@@ -80,7 +81,8 @@ static void balance(fm_trainer *t, const fmi_step_out *out)
     }
 }
 
-static fm_status report(fm_trainer *t, const fmi_step_in *in, const fmi_step_out *out, double seconds, fm_err *err)
+static fm_status report(fm_trainer *t, const fmi_step_in *in, const fmi_step_out *out, double seconds,
+                        fm_err *err)
 {
     int64_t batch = in->rows * t->s.data_seq;
     fmi_step_report r = { .step = t->r.step, .tokens = t->r.tokens, .batch_tokens = batch,

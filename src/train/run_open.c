@@ -163,7 +163,8 @@ static fm_status open_state(fm_trainer *t, const char *from, fm_err *err)
     if (st || !from) return st;
     st = fmi_state_read(from, t->st, &t->window, &t->r, err);
     if (!st && !fmi_feed_pos_ok(&t->feed, &t->r.feed))
-        st = FM_FAIL(err, FM_E_FORMAT, "%s/trainer/state.json: the feed's position does not fit the data", from);
+        st = FM_FAIL(err, FM_E_FORMAT, "%s/trainer/state.json: the feed's position does not fit the data",
+                     from);
     t->feed.pos = t->r.feed;
     t->saved_step = t->r.step;
     return st;
@@ -242,7 +243,8 @@ fm_status fm_trainer_resume(fm_exec *x, const char *run, double more_minutes, in
     if (!st) st = fmi_request_load(run, &t->req, &t->s, err);
     if (!st) st = take_lock(t, err);
     if (!st) st = open_run(t, hooks, err);
-    if (!st && (more_minutes != 0 || more_tokens != 0)) st = fmi_run_extend(t, more_minutes, more_tokens, err);
+    if (!st && (more_minutes != 0 || more_tokens != 0))
+        st = fmi_run_extend(t, more_minutes, more_tokens, err);
     if (st) {
         fm_trainer_free(t);
         return st;

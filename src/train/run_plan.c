@@ -19,8 +19,8 @@ static int64_t weight_bytes(const fm_layout *l, fm_dtype dt)
     return n;
 }
 
-static fm_status plan_sizes(const fmi_request *r, const fm_layout *l, const fmi_settings *s, fm_train_plan *out,
-                            fm_err *err)
+static fm_status plan_sizes(const fmi_request *r, const fm_layout *l, const fmi_settings *s,
+                            fm_train_plan *out, fm_err *err)
 {
     fm_dtype dt = strcmp(s->run_precision, "f32") ? FM_DTYPE_BF16 : FM_DTYPE_F32;
     fmi_step_opts so = fmi_run_step_opts(s, &r->cfg);
@@ -70,7 +70,8 @@ static fm_status plan_request(const fmi_request *r, double rate, fm_train_plan *
     return st;
 }
 
-fm_status fm_train_plan_make(const fm_train_opts *o, double tokens_per_second, fm_train_plan *out, fm_err *err)
+fm_status fm_train_plan_make(const fm_train_opts *o, double tokens_per_second, fm_train_plan *out,
+                             fm_err *err)
 {
     fmi_request r;
     fm_status st = fmi_request_make(o, &r, err);

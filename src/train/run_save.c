@@ -19,7 +19,8 @@ static fm_status link_best(const fm_trainer *t, fm_err *err)
     fm_status st = link && tmp ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", t->dir);
     if (!st) {
         unlink(tmp);
-        if (symlink(step, tmp) || rename(tmp, link)) st = FM_FAIL(err, FM_E_IO, "%s: %s", link, strerror(errno));
+        if (symlink(step, tmp) || rename(tmp, link))
+            st = FM_FAIL(err, FM_E_IO, "%s: %s", link, strerror(errno));
     }
     fmi_free(link);
     fmi_free(tmp);
