@@ -5,7 +5,8 @@
  * randomness is keyed by (seed, choice, position), so text with drafting on and off is the same.
  *
  * Thread rule: a session belongs to one thread at a time, as its model does. Close it before the
- * model and the tokenizer, which it borrows. All memory is taken when it is opened. */
+ * model and the tokenizer, which it borrows. All memory is taken when it is opened. What is cached
+ * belongs to the model's weights: after they change (training), truncate to 0. */
 #ifndef FATHOM_SESSION_H
 #define FATHOM_SESSION_H
 
@@ -83,7 +84,7 @@ typedef struct fm_generate_opts {
     uint32_t choice;          /* which of several answers to one prompt                         */
     const char *const *stop;  /* [n_stop] stop strings, none empty; they are not part of the text */
     int n_stop;
-    const int32_t *stop_ids;  /* [n_stop_ids] beside the model's end of sentence                */
+    const int32_t *stop_ids;  /* [n_stop_ids] beside the model's and tokenizer's end of sentence */
     int n_stop_ids;
     bool ignore_eos;
     bool show_control;        /* control tokens appear in the text                              */

@@ -93,7 +93,8 @@ static bool emit(fm_session *s, int seq, int32_t id, float logprob, bool last)
 
 static bool is_stop_id(const fm_session *s, const fm_generate_opts *o, int32_t id)
 {
-    if (!o->ignore_eos && id == s->m->cfg.eos_token_id) return true;
+    bool eos = id == s->m->cfg.eos_token_id || (s->tok && id == fm_tokenizer_eos(s->tok));
+    if (eos && !o->ignore_eos) return true;
     for (int i = 0; i < o->n_stop_ids; i++)
         if (id == o->stop_ids[i]) return true;
     return false;
