@@ -1,5 +1,6 @@
-/* Checkpoints: the seven reference ones open with the values that are stored, borrowed where they may be;
- * what is written is what was read; every way a checkpoint can be broken is refused by name. */
+/* Checkpoints: the seven reference ones open with the values that are stored, borrowed where they
+ * may be; what is written is what was read; every way a checkpoint can be broken is refused by
+ * name. */
 #include "support.h"
 
 #include "fathom/checkpoint.h"
@@ -7,7 +8,8 @@
 #include "model/checkpoint.h"
 #include "model/shape.h"
 
-static const char *const variants[] = {"v3", "v3-yarn", "v3-noqlora-tied-shapes", "v3-mtp", "v3-fp8", "v2-lite", "v2"};
+static const char *const variants[] = {
+    "v3", "v3-yarn", "v3-noqlora-tied-shapes", "v3-mtp", "v3-fp8", "v2-lite", "v2"};
 #define REF "tests/data/reference/"
 
 static fm_err ok_err;
@@ -63,7 +65,8 @@ static void same_as_stored(const fm_model *m, const fm_tensors *t)
         for (int64_t r = 0; r < p->rows; r++)
             for (int64_t c = 0; c < p->cols; c++) {
                 float want = stored(t, s, r, c);
-                if (memcmp(&got[r * p->cols + c], &want, 4)) fail_msg("%s[%lld, %lld]", p->name, (long long)r, (long long)c);
+                if (memcmp(&got[r * p->cols + c], &want, 4))
+                    fail_msg("%s[%lld, %lld]", p->name, (long long)r, (long long)c);
             }
         free(got);
     }
@@ -94,7 +97,8 @@ static void all_seven_open(void **state)
 static int borrowed(const char *path, fm_exec *on, bool writable, bool skip_mtp)
 {
     fm_model *m;
-    const fm_model_opts o = {.precision = FM_DTYPE_BF16, .writable = writable, .skip_mtp = skip_mtp};
+    const fm_model_opts o = {
+        .precision = FM_DTYPE_BF16, .writable = writable, .skip_mtp = skip_mtp};
     OK(fm_model_open(on, path, &o, &m, &ok_err));
     int n = 0;
     for (int i = 0; i < m->lay.n_params; i++) {
@@ -103,7 +107,8 @@ static int borrowed(const char *path, fm_exec *on, bool writable, bool skip_mtp)
         if (p->kind == FM_PARAM_NORM || p->kind == FM_PARAM_ROUTER) assert_false(p->borrowed);
         float *w = read_param(m, i);
         if (p->kind != FM_PARAM_ROUTER_BIAS)
-            for (int64_t k = 0; k < fmi_param_count(p); k++) assert_true(w[k] == fmi_bf16_to_f32(fmi_f32_to_bf16(w[k])));
+            for (int64_t k = 0; k < fmi_param_count(p); k++)
+                assert_true(w[k] == fmi_bf16_to_f32(fmi_f32_to_bf16(w[k])));
         if (p->borrowed) assert_int_equal(fmi_param_write(m, i, w, NULL), FM_E_STATE);
         else OK(fmi_param_write(m, i, w, &ok_err));
         free(w);
@@ -117,7 +122,8 @@ static void borrowing(void **state)
     (void)state;
     fm_exec *fence;
     OK(fm_context_open("fence", NULL, 1, &fence, &ok_err));
-    /* 4 layers with q_a, q_b, kv_a, kv_b, o; 3 dense; 3 x 17 x 3 of experts; embedding, head; 3 biases */
+    /* 4 layers with q_a, q_b, kv_a, kv_b, o; 3 dense; 3 x 17 x 3 of experts; embedding, head; 3
+     * biases */
     assert_int_equal(borrowed(REF "v3", x, false, false), 4 * 5 + 3 + 3 * 17 * 3 + 2 + 3);
     assert_int_equal(borrowed(REF "v3", x, true, false), 0);
     assert_int_equal(borrowed(REF "v3", fence, false, false), 0);
@@ -217,17 +223,20 @@ static void init_is_a_function_of_the_seed(void **state)
     fm_tensors *ta, *tc;
     OK(fm_tensors_open(a, &ta, &ok_err));
     OK(fm_tensors_open(c, &tc, &ok_err));
-    const fm_tensor_info *p = fm_tensors_find(ta, "lm_head.weight"), *q = fm_tensors_find(tc, "lm_head.weight");
+    const fm_tensor_info *p = fm_tensors_find(ta, "lm_head.weight"),
+                         *q = fm_tensors_find(tc, "lm_head.weight");
     assert_memory_not_equal(p->data, q->data, p->bytes);
     double sum = 0, sq = 0;
     for (int64_t r = 0; r < 320; r++)
-        for (int64_t k = 0; k < 64; k++) sum += stored(ta, p, r, k), sq += stored(ta, p, r, k) * stored(ta, p, r, k);
+        for (int64_t k = 0; k < 64; k++)
+            sum += stored(ta, p, r, k), sq += stored(ta, p, r, k) * stored(ta, p, r, k);
     double n = 320 * 64; /* mean 0, deviation 0.02: within five standard errors */
     assert_true(sum / n < 5 * 0.02 / 143 && sum / n > -5 * 0.02 / 143);
     assert_true(sq / n > 0.0004 * (1 - 5 * 0.0099) && sq / n < 0.0004 * (1 + 5 * 0.0099));
     fm_tensors_close(ta);
     fm_tensors_close(tc);
-    assert_int_equal(fm_checkpoint_init(x, &o, a, &ok_err), FM_E_STATE); /* holds another checkpoint */
+    assert_int_equal(fm_checkpoint_init(x, &o, a, &ok_err),
+                     FM_E_STATE); /* holds another checkpoint */
     same_tensors(a, b, true);
     fm_context_close(three);
     fmi_free(a);
@@ -251,13 +260,15 @@ typedef struct change {
 
 static void copy_config(const char *from, const char *to, const change *ch)
 {
-    char *a = fmi_path_join(from, "config.json"), *b = fmi_path_join(to, "config.json"), *text, *hit;
+    char *a = fmi_path_join(from, "config.json"), *b = fmi_path_join(to, "config.json"), *text,
+         *hit;
     OK(fmi_file_read(a, 1 << 20, &text, NULL, &ok_err));
     char *out = NULL;
     if (ch->config_from) {
         hit = strstr(text, ch->config_from);
         assert_non_null(hit);
-        out = fmi_format("%.*s%s%s", (int)(hit - text), text, ch->config_to, hit + strlen(ch->config_from));
+        out = fmi_format("%.*s%s%s", (int)(hit - text), text, ch->config_to,
+                         hit + strlen(ch->config_from));
     }
     OK(fmi_file_write(b, out ? out : text, strlen(out ? out : text), &ok_err));
     fmi_free(out);
@@ -278,7 +289,8 @@ static int64_t original_row(const char *name, int64_t r)
     return first + (j < 4 ? 2 * j : 2 * (j - 4) + 1);
 }
 
-static void put_tensor(fmi_st_writer *w, const fm_tensor_info *s, const fmi_st_spec *spec, const change *ch)
+static void put_tensor(fmi_st_writer *w, const fm_tensor_info *s, const fmi_st_spec *spec,
+                       const change *ch)
 {
     static const char zeros[1 << 16];
     size_t bytes = fm_dtype_bytes(spec->dtype);
@@ -294,7 +306,9 @@ static void put_tensor(fmi_st_writer *w, const fm_tensor_info *s, const fmi_st_s
     }
     size_t row = bytes / (size_t)s->dims[0];
     for (int64_t r = 0; r < s->dims[0]; r++)
-        OK(fmi_st_writer_write(w, spec->name, (const char *)s->data + (size_t)original_row(s->name, r) * row, row, &ok_err));
+        OK(fmi_st_writer_write(w, spec->name,
+                               (const char *)s->data + (size_t)original_row(s->name, r) * row, row,
+                               &ok_err));
 }
 
 static char *changed_copy(const char *from, const change *ch)
@@ -341,26 +355,52 @@ static void refused(void **state)
     (void)state;
     static const broken cases[] = {
         {REF "v3", {.skip = Q}, FM_E_FORMAT, {Q, "model.safetensors"}},
-        {REF "v3", {.skip = "model.layers.2.mlp.gate.e_score_correction_bias"}, FM_E_FORMAT,
+        {REF "v3",
+         {.skip = "model.layers.2.mlp.gate.e_score_correction_bias"},
+         FM_E_FORMAT,
          {"model.layers.2.mlp.gate.e_score_correction_bias"}},
-        {REF "v3", {.tensor = Q, .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {64, 40}}, FM_E_SHAPE,
+        {REF "v3",
+         {.tensor = Q, .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {64, 40}},
+         FM_E_SHAPE,
          {Q, "[40, 64]", "[64, 40]"}},
-        {REF "v3", {.tensor = "model.norm.weight", .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {64, 1}}, FM_E_SHAPE,
+        {REF "v3",
+         {.tensor = "model.norm.weight", .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {64, 1}},
+         FM_E_SHAPE,
          {"model.norm.weight", "[64]", "[64, 1]"}},
-        {REF "v3", {.tensor = Q, .dtype = FM_DTYPE_I32, .rank = 2, .dims = {40, 64}}, FM_E_SHAPE, {Q, "I32", "BF16"}},
-        {REF "v3", {.tensor = Q, .dtype = FM_DTYPE_F8E4M3, .rank = 2, .dims = {40, 64}}, FM_E_UNSUPPORTED,
+        {REF "v3",
+         {.tensor = Q, .dtype = FM_DTYPE_I32, .rank = 2, .dims = {40, 64}},
+         FM_E_SHAPE,
+         {Q, "I32", "BF16"}},
+        {REF "v3",
+         {.tensor = Q, .dtype = FM_DTYPE_F8E4M3, .rank = 2, .dims = {40, 64}},
+         FM_E_UNSUPPORTED,
          {Q, "quantization_config"}},
         {REF "v3-fp8", {.skip = Q "_scale_inv"}, FM_E_FORMAT, {Q "_scale_inv"}},
-        {REF "v3-fp8", {.tensor = Q "_scale_inv", .dtype = FM_DTYPE_F32, .rank = 2, .dims = {1, 1}}, FM_E_SHAPE,
+        {REF "v3-fp8",
+         {.tensor = Q "_scale_inv", .dtype = FM_DTYPE_F32, .rank = 2, .dims = {1, 1}},
+         FM_E_SHAPE,
          {Q "_scale_inv", "[1, 2]", "[1, 1]"}},
-        {REF "v3-fp8", {.tensor = Q "_scale_inv", .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {1, 2}}, FM_E_SHAPE,
+        {REF "v3-fp8",
+         {.tensor = Q "_scale_inv", .dtype = FM_DTYPE_BF16, .rank = 2, .dims = {1, 2}},
+         FM_E_SHAPE,
          {Q "_scale_inv", "F32", "BF16"}},
-        {REF "v3-mtp", {.skip = "model.layers.4.eh_proj.weight"}, FM_E_FORMAT, {"model.layers.4.eh_proj.weight"}},
+        {REF "v3-mtp",
+         {.skip = "model.layers.4.eh_proj.weight"},
+         FM_E_FORMAT,
+         {"model.layers.4.eh_proj.weight"}},
         {REF "v3-mtp", {.extra = MTP_EMBED}, FM_E_SHAPE, {MTP_EMBED, "[320, 64]", "[2]"}},
-        {REF "v3", {.config_from = "\"hidden_size\": 64", .config_to = "\"hidden_size\": 128"}, FM_E_SHAPE,
+        {REF "v3",
+         {.config_from = "\"hidden_size\": 64", .config_to = "\"hidden_size\": 128"},
+         FM_E_SHAPE,
          {"model.embed_tokens.weight", "[320, 128]", "[320, 64]"}},
-        {REF "v3", {.config_from = "deepseek_v3", .config_to = "mixtral"}, FM_E_UNSUPPORTED, {"config.json", "mixtral"}},
-        {REF "v3", {.config_from = "\"n_group\": 4", .config_to = "\"n_group\": 0"}, FM_E_RANGE, {"config.json", "n_group"}},
+        {REF "v3",
+         {.config_from = "deepseek_v3", .config_to = "mixtral"},
+         FM_E_UNSUPPORTED,
+         {"config.json", "mixtral"}},
+        {REF "v3",
+         {.config_from = "\"n_group\": 4", .config_to = "\"n_group\": 0"},
+         FM_E_RANGE,
+         {"config.json", "n_group"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const broken *b = &cases[i];
@@ -372,7 +412,8 @@ static void refused(void **state)
         fm_status st = fm_model_open(x, dir, &o, &m, &err);
         if (st != b->code) fail_msg("case %zu: status %d: %s", i, st, err.text);
         for (int k = 0; k < 3 && b->says[k]; k++)
-            if (!strstr(err.text, b->says[k])) fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.text, b->says[k]);
+            if (!strstr(err.text, b->says[k]))
+                fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.text, b->says[k]);
         assert_null(m);
         assert_int_equal(fm_dev_bytes(x), before); /* nothing is left behind */
         fmi_free(dir);
@@ -391,10 +432,11 @@ static void count_log(void *arg, int level, const char *text)
 static void tolerated(void **state)
 {
     (void)state;
-    static const change cases[] = {
-        {.extra = "strange.weight"}, {.extra = "model.layers.0.self_attn.rotary_emb.inv_freq"},
-        {.extra = "model.layers.9.strange.weight"},
-        {.config_from = "\"num_nextn_predict_layers\": 0", .config_to = "\"num_nextn_predict_layers\": 1"}};
+    static const change cases[] = {{.extra = "strange.weight"},
+                                   {.extra = "model.layers.0.self_attn.rotary_emb.inv_freq"},
+                                   {.extra = "model.layers.9.strange.weight"},
+                                   {.config_from = "\"num_nextn_predict_layers\": 0",
+                                    .config_to = "\"num_nextn_predict_layers\": 1"}};
     const fm_model_opts o = {.precision = FM_DTYPE_F32};
     logged = 0;
     fmi_log_set(count_log, NULL);
@@ -435,7 +477,8 @@ static void scales_in_another_shard(void **state)
     (void)state;
     const change none = {0};
     const fm_model_opts o = {.precision = FM_DTYPE_F32};
-    char *dir = under("split"), *a = fmi_path_join(dir, "a.safetensors"), *b = fmi_path_join(dir, "b.safetensors");
+    char *dir = under("split"), *a = fmi_path_join(dir, "a.safetensors"),
+         *b = fmi_path_join(dir, "b.safetensors");
     char *index = fmi_path_join(dir, "model.safetensors.index.json");
     fm_tensors *t;
     fm_model *m;
@@ -448,7 +491,8 @@ static void scales_in_another_shard(void **state)
     fprintf(f, "{\"metadata\": {}, \"weight_map\": {");
     for (int i = 0; i < fm_tensors_count(t); i++) {
         const char *name = fm_tensors_at(t, i)->name;
-        fprintf(f, "%s\"%s\": \"%s.safetensors\"", i ? ", " : "", name, strstr(name, "_scale_inv") ? "b" : "a");
+        fprintf(f, "%s\"%s\": \"%s.safetensors\"", i ? ", " : "", name,
+                strstr(name, "_scale_inv") ? "b" : "a");
     }
     fprintf(f, "}}\n");
     fclose(f);
@@ -486,7 +530,8 @@ static void truncated(void **state)
     (void)state;
     const change none = {0};
     const fm_model_opts o = {.precision = FM_DTYPE_F32};
-    char *dir = changed_copy(REF "v3", &none), *path = fmi_path_join(dir, "model.safetensors"), *data;
+    char *dir = changed_copy(REF "v3", &none), *path = fmi_path_join(dir, "model.safetensors"),
+         *data;
     size_t n;
     fm_model *m;
     OK(fmi_file_read(path, 1 << 24, &data, &n, &ok_err));
@@ -504,7 +549,8 @@ static void truncated(void **state)
     fmi_free(dir);
 }
 
-/* Every allocation of an opening fails once: a status, and nothing leaks (address sanitizer looks). */
+/* Every allocation of an opening fails once: a status, and nothing leaks (address sanitizer looks).
+ */
 static void out_of_memory(void **state)
 {
     (void)state;
@@ -540,7 +586,8 @@ static void inspection(void **state)
         bool vllm = !strcmp(r->loader[i].program, "vllm");
         assert_int_equal(r->loader[i].loads, !vllm);
         if (vllm) assert_non_null(strstr(r->loader[i].why, "320 and 576"));
-        if (!strcmp(r->loader[i].program, "transformers")) assert_non_null(strstr(r->loader[i].why, "model.layers.4"));
+        if (!strcmp(r->loader[i].program, "transformers"))
+            assert_non_null(strstr(r->loader[i].why, "model.layers.4"));
     }
     fm_inspection_free(r);
     const change ch = {.skip = Q};
@@ -555,10 +602,18 @@ static void inspection(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_seven_open), cmocka_unit_test(borrowing),  cmocka_unit_test(round_trip),
-        cmocka_unit_test(shards_and_no_mtp), cmocka_unit_test(init_is_a_function_of_the_seed),
-        cmocka_unit_test(refused),        cmocka_unit_test(tolerated),  cmocka_unit_test(half_split_rows), cmocka_unit_test(scales_in_another_shard),
-        cmocka_unit_test(truncated),      cmocka_unit_test(out_of_memory), cmocka_unit_test(inspection),
+        cmocka_unit_test(all_seven_open),
+        cmocka_unit_test(borrowing),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(shards_and_no_mtp),
+        cmocka_unit_test(init_is_a_function_of_the_seed),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(tolerated),
+        cmocka_unit_test(half_split_rows),
+        cmocka_unit_test(scales_in_another_shard),
+        cmocka_unit_test(truncated),
+        cmocka_unit_test(out_of_memory),
+        cmocka_unit_test(inspection),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

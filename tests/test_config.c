@@ -29,9 +29,11 @@ static void yarn_frequencies(void **state)
     (void)state;
     fm_config c;
     OK(fmi_config_preset("v3", &c, &ok_err));
-    const struct { int j; double f; } want[] = {
-        {0, 1}, {9, 0.07498942}, {10, 0.05623413}, {11, 0.03900693}, {16, 0.0055}, {20, 0.0007905694},
-        {22, 0.0001778279}, {23, 3.333804e-5}, {24, 2.5e-5}, {31, 3.333804e-6}};
+    const struct {
+        int j; double f;
+    } want[] = {{0, 1},       {9, 0.07498942},    {10, 0.05623413},   {11, 0.03900693},
+                {16, 0.0055}, {20, 0.0007905694}, {22, 0.0001778279}, {23, 3.333804e-5},
+                {24, 2.5e-5}, {31, 3.333804e-6}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         double f = frequency(&c, want[i].j);
         assert_true(fabs(f - want[i].f) <= 1e-6 * want[i].f); /* seven digits are printed */
@@ -50,9 +52,11 @@ static void rope_tables(void **state)
     for (int j = 0; j < 4; j++) {
         assert_true(cosv[j] == 1 && sinv[j] == 0);
         double a = 7 * pow(10000, -2.0 * j / 8);
-        assert_true(fabs(cosv[7 * 4 + j] - cos(a)) < 1e-15 && fabs(sinv[7 * 4 + j] - sin(a)) < 1e-15);
+        assert_true(fabs(cosv[7 * 4 + j] - cos(a)) < 1e-15 &&
+                    fabs(sinv[7 * 4 + j] - sin(a)) < 1e-15);
     }
-    /* mscale without mscale_all_dim multiplies the tables, equal ones do not (transformers' rule). */
+    /* mscale without mscale_all_dim multiplies the tables, equal ones do not (transformers' rule).
+     */
     OK(fmi_config_preset("v3", &c, &ok_err));
     double big[32], s[32];
     fmi_config_rope(&c, 1, big, s);
@@ -120,12 +124,20 @@ static void rope_spellings(void **state)
 {
     (void)state;
     fm_config a, b;
-    OK(parse("{\"model_type\": \"deepseek_v3\", \"rope_theta\": 50000, \"rope_scaling\": {\"type\": \"yarn\","
-             "\"factor\": 32, \"beta_fast\": 1, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0,"
-             "\"original_max_position_embeddings\": 4096}}", &a, &ok_err));
-    OK(parse("{\"model_type\": \"deepseek_v3\", \"rope_parameters\": {\"rope_type\": \"yarn\", \"rope_theta\": 50000.0,"
-             "\"factor\": 32.0, \"beta_fast\": 1.0, \"beta_slow\": 1, \"mscale\": 1.0, \"mscale_all_dim\": 1.0,"
-             "\"original_max_position_embeddings\": 4096}}", &b, &ok_err));
+    OK(parse(
+        "{\"model_type\": \"deepseek_v3\", \"rope_theta\": 50000,"
+        "\"rope_scaling\": {\"type\": \"yarn\","
+        "\"factor\": 32, \"beta_fast\": 1, \"beta_slow\": 1, \"mscale\": 1.0,"
+        "\"mscale_all_dim\": 1.0,"
+        "\"original_max_position_embeddings\": 4096}}",
+        &a, &ok_err));
+    OK(parse(
+        "{\"model_type\": \"deepseek_v3\", \"rope_parameters\": "
+        "{\"rope_type\": \"yarn\", \"rope_theta\": 50000.0,"
+        "\"factor\": 32.0, \"beta_fast\": 1.0, \"beta_slow\": 1, \"mscale\": 1.0,"
+        "\"mscale_all_dim\": 1.0,"
+        "\"original_max_position_embeddings\": 4096}}",
+        &b, &ok_err));
     assert_true(a.yarn && a.yarn_factor == 32 && a.rope_theta == 50000 && a.beta_fast == 1);
     assert_memory_equal(&a, &b, sizeof a);
     OK(parse("{\"model_type\": \"deepseek_v3\", \"rope_scaling\": null}", &a, &ok_err));
@@ -145,21 +157,25 @@ static void refused(void **state)
         {"\"hidden_size\": 0", FM_E_RANGE, "hidden_size: expected at least 1, found 0"},
         {"\"hidden_size\": -64", FM_E_RANGE, "found -64"},
         {"\"hidden_size\": 64.5", FM_E_FORMAT, "hidden_size: expected an integer"},
-        {"\"hidden_size\": \"64\"", FM_E_FORMAT, "hidden_size: expected an integer, found a string"},
+        {"\"hidden_size\": \"64\"", FM_E_FORMAT,
+         "hidden_size: expected an integer, found a string"},
         {"\"hidden_size\": null", FM_E_FORMAT, "hidden_size: expected an integer"},
         {"\"hidden_size\": 99999999999", FM_E_RANGE, "hidden_size"},
         {"\"vocab_size\": 2147483647, \"hidden_size\": 2147483647", FM_E_RANGE, "overflow"},
         {"\"num_attention_heads\": 2147483647", FM_E_RANGE, "overflow"},
-        {"\"moe_intermediate_size\": 2147483647, \"n_routed_experts\": 16384, \"n_group\": 1, \"topk_group\": 1",
+        {"\"moe_intermediate_size\": 2147483647, \"n_routed_experts\": 16384, "
+         "\"n_group\": 1, \"topk_group\": 1",
          FM_E_RANGE, "overflow"},
         {"\"kv_lora_rank\": 0", FM_E_RANGE, "kv_lora_rank"},
-        {"\"qk_rope_head_dim\": 63", FM_E_RANGE, "qk_rope_head_dim: expected an even number, found 63"},
+        {"\"qk_rope_head_dim\": 63", FM_E_RANGE,
+         "qk_rope_head_dim: expected an even number, found 63"},
         {"\"n_routed_experts\": 250", FM_E_RANGE, "multiple of n_group 8, found 250"},
         {"\"topk_group\": 9", FM_E_RANGE, "topk_group"},
         {"\"num_experts_per_tok\": 257", FM_E_RANGE, "num_experts_per_tok"},
         {"\"num_experts_per_tok\": 200", FM_E_RANGE, "num_experts_per_tok"},
         {"\"num_hidden_layers\": 2147483647", FM_E_RANGE, "num_hidden_layers"},
-        {"\"num_nextn_predict_layers\": 2", FM_E_RANGE, "num_nextn_predict_layers: expected 0 to 1, found 2"},
+        {"\"num_nextn_predict_layers\": 2", FM_E_RANGE,
+         "num_nextn_predict_layers: expected 0 to 1, found 2"},
         {"\"first_k_dense_replace\": 62", FM_E_RANGE, "first_k_dense_replace"},
         {"\"moe_layer_freq\": 0", FM_E_RANGE, "moe_layer_freq"},
         {"\"rope_theta\": 0", FM_E_RANGE, "rope_theta"},
@@ -174,13 +190,14 @@ static void refused(void **state)
         {"\"eos_token_id\": 129280", FM_E_RANGE, "eos_token_id"},
         {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}", FM_E_UNSUPPORTED, "linear"},
         {"\"rope_scaling\": {\"type\": \"yarn\"}", FM_E_FORMAT, "factor"},
-        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}", FM_E_FORMAT, "original_max_position_embeddings"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}", FM_E_FORMAT,
+         "original_max_position_embeddings"},
         {"\"rope_scaling\": 7", FM_E_FORMAT, "rope_scaling"},
         {"\"quantization_config\": {\"quant_method\": \"awq\"}", FM_E_UNSUPPORTED, "awq"},
-        {"\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128]}", FM_E_FORMAT,
-         "weight_block_size"},
-        {"\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [0, 128]}", FM_E_RANGE,
-         "weight_block_size"},
+        {"\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [128]}",
+         FM_E_FORMAT, "weight_block_size"},
+        {"\"quantization_config\": {\"quant_method\": \"fp8\", \"weight_block_size\": [0, 128]}",
+         FM_E_RANGE, "weight_block_size"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[512];
@@ -263,16 +280,21 @@ static void layout_names(void **state)
     fm_layout l;
     OK(fmi_config_preset("pico", &c, &ok_err));
     OK(fmi_layout_new(&c, &l, &ok_err));
-    const struct { const char *name; int64_t rows, cols; } want[] = {
-        {"model.embed_tokens.weight", 320, 64}, {"lm_head.weight", 320, 64}, {"model.norm.weight", 64, 1},
-        {"model.layers.0.self_attn.q_b_proj.weight", 96, 40},
-        {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 32, 64},
-        {"model.layers.0.self_attn.kv_b_proj.weight", 112, 24},
-        {"model.layers.0.self_attn.o_proj.weight", 64, 48}, {"model.layers.0.mlp.down_proj.weight", 64, 144},
-        {"model.layers.3.mlp.gate.e_score_correction_bias", 16, 1},
-        {"model.layers.3.mlp.experts.15.down_proj.weight", 64, 40},
-        {"model.layers.4.eh_proj.weight", 64, 128}, {"model.layers.4.shared_head.norm.weight", 64, 1},
-        {"model.layers.4.mlp.shared_experts.gate_proj.weight", 40, 64}};
+    const struct {
+        const char *name; int64_t rows, cols;
+    } want[] = {{"model.embed_tokens.weight", 320, 64},
+                {"lm_head.weight", 320, 64},
+                {"model.norm.weight", 64, 1},
+                {"model.layers.0.self_attn.q_b_proj.weight", 96, 40},
+                {"model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 32, 64},
+                {"model.layers.0.self_attn.kv_b_proj.weight", 112, 24},
+                {"model.layers.0.self_attn.o_proj.weight", 64, 48},
+                {"model.layers.0.mlp.down_proj.weight", 64, 144},
+                {"model.layers.3.mlp.gate.e_score_correction_bias", 16, 1},
+                {"model.layers.3.mlp.experts.15.down_proj.weight", 64, 40},
+                {"model.layers.4.eh_proj.weight", 64, 128},
+                {"model.layers.4.shared_head.norm.weight", 64, 1},
+                {"model.layers.4.mlp.shared_experts.gate_proj.weight", 40, 64}};
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         int k = fmi_layout_find(&l, want[i].name);
         assert_true(k >= 0);
@@ -283,7 +305,8 @@ static void layout_names(void **state)
     assert_int_equal(fmi_layout_find(&l, "model.layers.4.embed_tokens.weight"), -1);
     assert_int_equal(fmi_layout_find(&l, ""), -1);
     const fm_layer *y = &l.layers[2];
-    assert_string_equal(l.params[y->expert0 + 3 * 7 + 1].name, "model.layers.2.mlp.experts.7.up_proj.weight");
+    assert_string_equal(l.params[y->expert0 + 3 * 7 + 1].name,
+                        "model.layers.2.mlp.experts.7.up_proj.weight");
     assert_true(l.layers[0].router == -1 && l.layers[0].gate >= 0 && l.layers[1].gate == -1);
     fmi_layout_free(&l);
     fmi_layout_free(&l); /* twice is fine */
@@ -292,10 +315,12 @@ static void layout_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(yarn_frequencies), cmocka_unit_test(rope_tables), cmocka_unit_test(softmax_scales),
-        cmocka_unit_test(presets),          cmocka_unit_test(class_defaults), cmocka_unit_test(rope_spellings),
-        cmocka_unit_test(refused),          cmocka_unit_test(no_model),    cmocka_unit_test(settings),
-        cmocka_unit_test(round_trip),       cmocka_unit_test(layout_names),
+        cmocka_unit_test(yarn_frequencies), cmocka_unit_test(rope_tables),
+        cmocka_unit_test(softmax_scales),   cmocka_unit_test(presets),
+        cmocka_unit_test(class_defaults),   cmocka_unit_test(rope_spellings),
+        cmocka_unit_test(refused),          cmocka_unit_test(no_model),
+        cmocka_unit_test(settings),         cmocka_unit_test(round_trip),
+        cmocka_unit_test(layout_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Parameters, FLOPs and cache bytes against published totals and formulas written out a second time. */
+/* Parameters, FLOPs and cache bytes against published totals and formulas written out a second
+ * time. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -19,22 +20,27 @@ static void count(const char *preset, fm_config *c, fmi_param_counts *n)
 /* The formula of the specification, section 1.3: E experts give the total, K the active ones. */
 static int64_t formula(const fm_config *c, int64_t E)
 {
-    int64_t d = c->hidden_size, H = c->num_attention_heads, dn = c->qk_nope_head_dim, q = c->q_lora_rank;
-    int64_t dr = c->qk_rope_head_dim, dv = c->v_head_dim, dc = c->kv_lora_rank, m = c->moe_intermediate_size;
+    int64_t d = c->hidden_size, H = c->num_attention_heads, dn = c->qk_nope_head_dim,
+            q = c->q_lora_rank;
+    int64_t dr = c->qk_rope_head_dim, dv = c->v_head_dim, dc = c->kv_lora_rank,
+            m = c->moe_intermediate_size;
     int64_t attn = q ? d * q + q + q * H * (dn + dr) : d * H * (dn + dr);
     attn += d * (dc + dr) + dc + dc * H * (dn + dv) + H * dv * d;
     int64_t expert = 3 * d * m, gate = d * c->n_routed_experts;
     if (c->method == FM_ROUTE_NOAUX) gate += c->n_routed_experts;
     int64_t moe = E * expert + c->n_shared_experts * expert + gate;
     int64_t k0 = c->first_k_dense_replace, L = c->num_hidden_layers;
-    return 2 * (int64_t)c->vocab_size * d + d + L * (attn + 2 * d) + k0 * 3 * d * c->intermediate_size +
-           (L - k0) * moe;
+    return 2 * (int64_t)c->vocab_size * d + d + L * (attn + 2 * d) +
+           k0 * 3 * d * c->intermediate_size + (L - k0) * moe;
 }
 
 static void published_totals(void **state)
 {
     (void)state;
-    const struct { const char *name; int64_t total_m, active_m, no_embed_m, attn_k, expert_k; } rows[] = {
+    const struct {
+        const char *name;
+        int64_t total_m, active_m, no_embed_m, attn_k, expert_k;
+    } rows[] = {
         {"v2-lite", 15706, 2661, 2451, 13763, 8651},
         {"v2", 235741, 21376, 20852, 149228, 23593},
         {"v3", 671026, 37552, 36626, 187107, 44040},
@@ -65,9 +71,12 @@ static void moonlight_and_kimi(void **state)
         fm_layout l;
         fmi_param_counts n;
         assert_int_equal(fmi_config_preset("v3", &c, NULL), FM_OK);
-        c.hidden_size = rows[i].d, c.num_hidden_layers = rows[i].L, c.num_attention_heads = rows[i].H;
-        c.q_lora_rank = rows[i].q, c.intermediate_size = rows[i].ffn, c.first_k_dense_replace = rows[i].k0;
-        c.moe_intermediate_size = rows[i].M, c.n_routed_experts = rows[i].E, c.num_experts_per_tok = rows[i].K;
+        c.hidden_size = rows[i].d, c.num_hidden_layers = rows[i].L,
+        c.num_attention_heads = rows[i].H;
+        c.q_lora_rank = rows[i].q, c.intermediate_size = rows[i].ffn,
+        c.first_k_dense_replace = rows[i].k0;
+        c.moe_intermediate_size = rows[i].M, c.n_routed_experts = rows[i].E,
+        c.num_experts_per_tok = rows[i].K;
         c.n_shared_experts = rows[i].Ns, c.vocab_size = rows[i].V, c.n_group = c.topk_group = 1;
         c.num_nextn_predict_layers = 0;
         assert_int_equal(fmi_config_check(&c, NULL), FM_OK);
@@ -101,7 +110,8 @@ static void own_presets(void **state)
         fm_config c;
         fmi_param_counts n;
         count(rows[i].name, &c, &n);
-        assert_true((double)n.total > 0.99 * rows[i].total && (double)n.total < 1.01 * rows[i].total);
+        assert_true((double)n.total > 0.99 * rows[i].total &&
+                    (double)n.total < 1.01 * rows[i].total);
         assert_true((double)n.active_no_embed > 0.97 * rows[i].active &&
                     (double)n.active_no_embed < 1.03 * rows[i].active);
     }
@@ -202,7 +212,8 @@ static void memory_by_purpose(void **state)
     r.recompute = true;
     fmi_count_memory(&c, &l, &r, &m);
     assert_true(m.activations < kept);
-    r = (fmi_memory_request){.dt = FM_DTYPE_BF16, .borrowed = true, .rows = 64, .cache_tokens = 1000};
+    r = (fmi_memory_request){
+        .dt = FM_DTYPE_BF16, .borrowed = true, .rows = 64, .cache_tokens = 1000};
     fmi_count_memory(&c, &l, &r, &m);
     assert_int_equal(m.weights + m.masters + m.gradients + m.moments, 0);
     assert_int_equal(m.cache, 1000 * 80 * 7 * 2);

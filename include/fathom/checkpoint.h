@@ -15,9 +15,10 @@
 extern "C" {
 #endif
 
-/* What the user typed -> a path: a directory or file that exists, or org/name in one of the Hugging Face
- * caches roots[n_roots] (entries may be NULL). The error names the command that fetches it. */
-fm_status fm_model_find(const char *name, const char *const *roots, int n_roots, fm_text *out, fm_err *err);
+/* What the user typed -> a path: a directory or file that exists, or org/name in one of the Hugging
+ * Face caches roots[n_roots] (entries may be NULL). The error names the command that fetches it. */
+fm_status fm_model_find(const char *name, const char *const *roots, int n_roots, fm_text *out,
+                        fm_err *err);
 
 /* A shape: a preset, or what a checkpoint's config.json says, with changes. */
 typedef struct fm_shape_opts {
@@ -62,10 +63,11 @@ typedef struct fm_memory_opts {
 typedef struct fm_memory {
     int64_t weights, masters, gradients, moments, activations, cache, workspace, total;
 } fm_memory;
-fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_memory *out, fm_err *err);
+fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_memory *out,
+                          fm_err *err);
 
-/* Random weights of a shape as a complete Hugging Face directory. `out` must not exist, or be an empty
- * directory: FM_E_STATE otherwise, and nothing is written; it appears whole or not at all. */
+/* Random weights of a shape as a complete Hugging Face directory. `out` must not exist, or be an
+ * empty directory: FM_E_STATE otherwise, and nothing is written; it appears whole or not at all. */
 typedef struct fm_init_opts {
     fm_shape_opts shape;
     uint64_t seed;
@@ -82,8 +84,8 @@ typedef struct fm_convert_opts {
     fm_dtype stored;               /* without keep_dtype: BF16 or F32 */
     int64_t shard_bytes_max;       /* 0: 4 GiB */
 } fm_convert_opts;
-fm_status fm_checkpoint_convert(fm_exec *x, const char *path, const fm_convert_opts *o, const char *out,
-                                fm_err *err);
+fm_status fm_checkpoint_convert(fm_exec *x, const char *path, const fm_convert_opts *o,
+                                const char *out, fm_err *err);
 
 /* What the files hold. No weight is read. */
 typedef struct fm_tensor_row {

@@ -8,7 +8,8 @@ extern "C" {
 
 /* The one of names[0..n-1] with the smallest edit distance to `name` (insertions, deletions,
  * substitutions, swaps of neighbours; the first of equals), or NULL when even that one differs in
- * more than a third of the longer name's letters plus one. Names longer than 63 bytes are never near. */
+ * more than a third of the longer name's letters plus one. Names longer than 63 bytes are never
+ * near. */
 const char *fm_nearest(const char *name, const char *const *names, int n);
 
 #ifdef __cplusplus

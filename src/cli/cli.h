@@ -53,22 +53,30 @@ typedef struct cli_common {
     int64_t seed, threads;
     bool dry_run, json;
 } cli_common;
-#define CLI_OPT_MODEL(c) {"model", CLI_TEXT, &(c)->model, "M", \
-    "a checkpoint directory, a .safetensors file beside its config.json, or org/name in the Hugging Face cache"}
+#define CLI_OPT_MODEL(c) \
+    {"model", CLI_TEXT, &(c)->model, "M", "a checkpoint directory, a .safetensors file beside " \
+     "its config.json, or org/name in the Hugging Face cache"}
 #define CLI_OPT_OUT(c) {"out", CLI_TEXT, &(c)->out, "DIR", "where the result goes"}
-#define CLI_OPT_RECIPE(c) {"recipe", CLI_TEXT, &(c)->recipe, "FILE", "settings, section.key = value"}
-#define CLI_OPT_SET(c) {"set", CLI_LIST, &(c)->set, "section.key=value", "one setting; may be repeated"}
+#define CLI_OPT_RECIPE(c) \
+    {"recipe", CLI_TEXT, &(c)->recipe, "FILE", "settings, section.key = value"}
+#define CLI_OPT_SET(c) \
+    {"set", CLI_LIST, &(c)->set, "section.key=value", "one setting; may be repeated"}
 #define CLI_OPT_SEED(c) {"seed", CLI_INT, &(c)->seed, "N", "seed of every random choice"}
-#define CLI_OPT_THREADS(c) {"threads", CLI_INT, &(c)->threads, "N", "processors to use (default: all)"}
+#define CLI_OPT_THREADS(c) \
+    {"threads", CLI_INT, &(c)->threads, "N", "processors to use (default: all)"}
 #define CLI_OPT_DEVICE(c) {"device", CLI_TEXT, &(c)->device, "cpu", "where the model runs"}
-#define CLI_OPT_PRECISION(c) {"precision", CLI_TEXT, &(c)->precision, "f32|bf16", "arithmetic of the model"}
-#define CLI_OPT_ISA(c) {"isa", CLI_TEXT, &(c)->isa, "LEVEL", "highest instruction set: scalar, avx2, avx512, amx"}
-#define CLI_OPT_DRY_RUN(c) {"dry-run", CLI_FLAG, &(c)->dry_run, NULL, "print what it would take, and stop"}
+#define CLI_OPT_PRECISION(c) \
+    {"precision", CLI_TEXT, &(c)->precision, "f32|bf16", "arithmetic of the model"}
+#define CLI_OPT_ISA(c) \
+    {"isa", CLI_TEXT, &(c)->isa, "LEVEL", "highest instruction set: scalar, avx2, avx512, amx"}
+#define CLI_OPT_DRY_RUN(c) \
+    {"dry-run", CLI_FLAG, &(c)->dry_run, NULL, "print what it would take, and stop"}
 #define CLI_OPT_JSON(c) {"json", CLI_FLAG, &(c)->json, NULL, "print JSON"}
 #define CLI_COUNT(a) ((int)(sizeof(a) / sizeof(a)[0]))
 
-/* Parses argv[1..]. CLI_GO_ON, or the exit code after --help (0) or a wrong usage (2, message printed). Arguments
- * that are no options: *args [*n_args], pointing into argv, which is reordered. */
+/* Parses argv[1..]. CLI_GO_ON, or the exit code after --help (0) or a wrong usage (2, message
+ * printed). Arguments that are no options: *args [*n_args], pointing into argv, which is
+ * reordered. */
 int cli_parse(const cli_command *c, int argc, char **argv, char ***args, int *n_args);
 
 /* One line on stderr, "fathom NAME: ..."; returns 1 or 2. */
@@ -78,21 +86,22 @@ int cli_wrong(const char *name, const char *fmt, ...) __attribute__((format(prin
 /* CLI_GO_ON, or an exit code with the message printed. */
 int cli_precision(const char *name, const char *text, fm_dtype absent, fm_dtype *out);
 int cli_context(const char *name, const cli_common *c, fm_exec **out);
-/* --model as the user gave it -> a path in *out (fm_text_deinit). Looks into HF_HUB_CACHE, HF_HOME/hub,
- * XDG_CACHE_HOME/huggingface/hub and ~/.cache/huggingface/hub. */
+/* --model as the user gave it -> a path in *out (fm_text_deinit). Looks into HF_HUB_CACHE,
+ * HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub and ~/.cache/huggingface/hub. */
 int cli_model_path(const char *name, const char *model, fm_text *out);
 
 /* Columns of the terminal behind stderr, 60..200; 80 when it is none. */
 int cli_width(void);
 bool cli_is_terminal(void);
 
-/* One line on stderr that is drawn over on a terminal; elsewhere a plain line at most every `every` seconds.
- * Control characters in text are not printed. */
+/* One line on stderr that is drawn over on a terminal; elsewhere a plain line at most every
+ * `every` seconds. Control characters in text are not printed. */
 typedef struct cli_live {
     double last_s;
     bool drawn;
 } cli_live;
-void cli_live_print(cli_live *l, double every_s, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void cli_live_print(cli_live *l, double every_s, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 void cli_live_end(cli_live *l); /* clears the line; print what is to stay after it */
 
 /* "671.026B", "11.694M"; "23.4 GiB"; "3 h 12 min". Into buf, returned. */

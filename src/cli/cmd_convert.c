@@ -1,4 +1,5 @@
-/* fathom convert: a checkpoint written anew, in another dtype, in shards, or without its MTP module. */
+/* fathom convert: a checkpoint written anew, in another dtype, in shards, or without its MTP
+ * module. */
 #include <stdio.h>
 #include <string.h>
 
@@ -14,15 +15,20 @@ int cmd_convert(int argc, char **argv)
         CLI_OPT_MODEL(&common),
         CLI_OPT_OUT(&common),
         {"no-mtp", CLI_FLAG, &no_mtp, NULL, "leave the multi-token-prediction module out"},
-        {"dtype", CLI_TEXT, &dtype, "bf16|f32", "stored dtype (default: f32 stays, the rest becomes bf16)"},
+        {"dtype", CLI_TEXT, &dtype, "bf16|f32",
+         "stored dtype (default: f32 stays, the rest becomes bf16)"},
         {"shard-bytes", CLI_INT, &shard, "N", "largest file (default 4 GiB)"},
         CLI_OPT_THREADS(&common),
         {"device", CLI_TEXT, &common.device, "cpu", NULL},
     };
-    const cli_command c = {"convert", "--model M --out DIR [options]",
-                           "Writes a checkpoint anew as a complete Hugging Face directory. FP8 weights widen as "
-                           "code x scale. Tokenizer files are copied.",
-                           options, CLI_COUNT(options), 0};
+    const cli_command c = {
+        "convert",
+        "--model M --out DIR [options]",
+        "Writes a checkpoint anew as a complete Hugging Face directory. FP8 weights widen as "
+        "code x scale. Tokenizer files are copied.",
+        options,
+        CLI_COUNT(options),
+        0};
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     fm_convert_opts o = {.no_mtp = no_mtp, .keep_dtype = !dtype, .shard_bytes_max = shard};

@@ -1,5 +1,5 @@
-/* fathom init: a checkpoint with random weights. With --tokenizer the vocabulary and the special ids
- * follow it, unless --set says otherwise. */
+/* fathom init: a checkpoint with random weights. With --tokenizer the vocabulary and the special
+ * ids follow it, unless --set says otherwise. */
 #include <stdio.h>
 #include <string.h>
 
@@ -18,7 +18,8 @@ typedef struct job {
 static void add_id(job *j, int slot, const char *key, int64_t value)
 {
     if (value < 0) return;
-    snprintf(j->from_tokenizer[slot], sizeof j->from_tokenizer[slot], "model.%s=%lld", key, (long long)value);
+    snprintf(j->from_tokenizer[slot], sizeof j->from_tokenizer[slot], "model.%s=%lld", key,
+             (long long)value);
     j->set[j->n_set++] = j->from_tokenizer[slot];
 }
 
@@ -44,8 +45,10 @@ static int run(job *j)
     fm_err err = {0};
     fm_exec *x = NULL;
     fm_shape shape;
-    fm_init_opts o = {.shape = {.preset = j->preset, .set = j->set, .n_set = j->n_set, .depth = j->depth},
-                      .seed = (uint64_t)j->c.seed, .tokenizer_dir = j->tokenizer};
+    fm_init_opts o = {
+        .shape = {.preset = j->preset, .set = j->set, .n_set = j->n_set, .depth = j->depth},
+        .seed = (uint64_t)j->c.seed,
+        .tokenizer_dir = j->tokenizer};
     cli_buf a, b;
     int rc = cli_precision("init", j->c.precision, FM_DTYPE_BF16, &o.stored);
     if (rc != CLI_GO_ON) return rc;
@@ -70,17 +73,23 @@ int cmd_init(int argc, char **argv)
         {"preset", CLI_TEXT, &j.preset, "P", "pico, nano, micro, mini, v2-lite, v2, v3 or v3-slim"},
         CLI_OPT_OUT(&j.c),
         CLI_OPT_SEED(&j.c),
-        {"precision", CLI_TEXT, &j.c.precision, "f32|bf16", "dtype of the stored weights (default bf16)"},
+        {"precision", CLI_TEXT, &j.c.precision, "f32|bf16",
+         "dtype of the stored weights (default bf16)"},
         {"set", CLI_LIST, &j.c.set, "model.key=value", "a key of config.json; may be repeated"},
         {"depth", CLI_INT, &j.depth, "N", "layers"},
-        {"tokenizer", CLI_TEXT, &j.tokenizer, "DIR", "copy this tokenizer; vocabulary and special ids follow it"},
+        {"tokenizer", CLI_TEXT, &j.tokenizer, "DIR",
+         "copy this tokenizer; vocabulary and special ids follow it"},
         CLI_OPT_THREADS(&j.c),
         CLI_OPT_DRY_RUN(&j.c),
         {"device", CLI_TEXT, &j.c.device, "cpu", NULL},
     };
-    const cli_command c = {"init", "--preset P --out DIR [options]",
-                           "Writes a checkpoint with random weights: a complete Hugging Face directory.", options,
-                           CLI_COUNT(options), 0};
+    const cli_command c = {
+        "init",
+        "--preset P --out DIR [options]",
+        "Writes a checkpoint with random weights: a complete Hugging Face directory.",
+        options,
+        CLI_COUNT(options),
+        0};
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!j.preset) return cli_wrong("init", "--preset is missing");

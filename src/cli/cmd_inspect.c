@@ -19,7 +19,8 @@ static void group_of(const fm_tensor_row *t, int order, group *g)
 {
     size_t n = 0;
     int k = 0;
-    *g = (group){.t = t, .order = order, .count = 1, .bytes = t->bytes, .low = {-1, -1}, .high = {-1, -1}};
+    *g = (group){
+        .t = t, .order = order, .count = 1, .bytes = t->bytes, .low = {-1, -1}, .high = {-1, -1}};
     for (const char *s = t->name; *s && n + 2 < sizeof g->pattern;) {
         bool number = *s >= '0' && *s <= '9' && s > t->name && s[-1] == '.';
         if (!number) {
@@ -90,7 +91,8 @@ static void name_of(const group *g, char *out, size_t cap)
             out[n++] = *s;
             continue;
         }
-        if (k < 2 && g->low[k] < g->high[k]) n += (size_t)snprintf(out + n, cap - n, "{%ld-%ld}", g->low[k], g->high[k]);
+        if (k < 2 && g->low[k] < g->high[k])
+            n += (size_t)snprintf(out + n, cap - n, "{%ld-%ld}", g->low[k], g->high[k]);
         else if (k < 2) n += (size_t)snprintf(out + n, cap - n, "%ld", g->low[k]);
         else out[n++] = '*';
         if (n >= cap) n = cap - 1;
@@ -105,7 +107,8 @@ static void print_row(const char *name, const fm_tensor_row *t, int count, int64
     cli_buf b;
     size_t n = 1;
     for (int i = 0; i < t->rank; i++)
-        n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%lld", i ? ", " : "", (long long)t->dims[i]);
+        n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%lld", i ? ", " : "",
+                              (long long)t->dims[i]);
     snprintf(shape + n, sizeof shape - n, "]");
     printf("  %-58s %-8s %-16s", name, t->dtype, shape);
     if (count > 1) printf(" x %-6d", count);
@@ -117,7 +120,8 @@ static int print_tensors(const fm_inspection *r, bool all)
 {
     char name[192];
     if (all) {
-        for (int i = 0; i < r->n_tensors; i++) print_row(r->tensors[i].name, &r->tensors[i], 1, r->tensors[i].bytes);
+        for (int i = 0; i < r->n_tensors; i++)
+            print_row(r->tensors[i].name, &r->tensors[i], 1, r->tensors[i].bytes);
         return CLI_DONE;
     }
     group *g = malloc((size_t)(r->n_tensors + 1) * sizeof *g);
@@ -135,13 +139,14 @@ static int print_tensors(const fm_inspection *r, bool all)
 static void print_counts(const fm_shape *s)
 {
     cli_buf a, b, c;
-    printf("parameters  %s total, %s active (%s without the input embedding)\n", cli_count((double)s->total, &a),
-           cli_count((double)s->active, &b), cli_count((double)s->active_no_embed, &c));
+    printf("parameters  %s total, %s active (%s without the input embedding)\n",
+           cli_count((double)s->total, &a), cli_count((double)s->active, &b),
+           cli_count((double)s->active_no_embed, &c));
     if (s->mtp_layers)
         printf("MTP module  %s of its own, %s active with the shared embedding and head\n",
                cli_count((double)s->mtp_total, &a), cli_count((double)s->mtp_active, &b));
-    printf("FLOPs       %s a token forward, %s training (mean over %lld tokens)\n", cli_count(s->flops_forward, &a),
-           cli_count(s->flops_training, &b), (long long)s->length);
+    printf("FLOPs       %s a token forward, %s training (mean over %lld tokens)\n",
+           cli_count(s->flops_forward, &a), cli_count(s->flops_training, &b), (long long)s->length);
     printf("latent KV   %lld bytes a token in bf16; expanded keys and values would take %lld\n",
            (long long)s->kv_bytes_bf16, 2 * (long long)s->kv_elements_mha);
 }
@@ -152,15 +157,16 @@ static int print_text(const char *path, const fm_inspection *r, bool all)
     printf("%s\n\nconfig\n", path);
     for (int i = 0; i < r->shape.n_settings; i++)
         printf("  %-32s %s\n", r->shape.setting[i].key, r->shape.setting[i].value);
-    printf("\ntensors     %d in %d file%s, %s\n", r->n_tensors, r->n_files, r->n_files == 1 ? "" : "s",
-           cli_bytes((double)r->bytes, &a));
+    printf("\ntensors     %d in %d file%s, %s\n", r->n_tensors, r->n_files,
+           r->n_files == 1 ? "" : "s", cli_bytes((double)r->bytes, &a));
     int rc = print_tensors(r, all);
     if (rc) return rc;
     putchar('\n');
     print_counts(&r->shape);
     printf("\nprograms\n");
     for (int i = 0; i < r->n_loaders; i++)
-        printf("  %-13s %s%s%s\n", r->loader[i].program, r->loader[i].loads ? "loads it" : "does not load it",
+        printf("  %-13s %s%s%s\n", r->loader[i].program,
+               r->loader[i].loads ? "loads it" : "does not load it",
                r->loader[i].why[0] ? ": " : "", r->loader[i].why);
     return CLI_DONE;
 }
@@ -170,13 +176,18 @@ static void print_json_shape(const fm_shape *s)
     printf("\"config\": {");
     for (int i = 0; i < s->n_settings; i++)
         printf("%s\"%s\": %s", i ? ", " : "", s->setting[i].key, s->setting[i].value);
-    printf("}, \"parameters\": {\"total\": %lld, \"active\": %lld, \"active_no_embedding\": %lld, \"mtp\": %lld, "
-           "\"mtp_active\": %lld}", (long long)s->total, (long long)s->active, (long long)s->active_no_embed,
-           (long long)s->mtp_total, (long long)s->mtp_active);
-    printf(", \"flops_per_token\": {\"length\": %lld, \"forward\": %.0f, \"mtp\": %.0f, \"training\": %.0f}",
-           (long long)s->length, s->flops_forward, s->flops_mtp, s->flops_training);
-    printf(", \"kv_bytes_per_token\": {\"f32\": %lld, \"bf16\": %lld}", 4 * (long long)s->kv_elements,
-           (long long)s->kv_bytes_bf16);
+    printf(
+        "}, \"parameters\": {\"total\": %lld, \"active\": %lld, "
+         "\"active_no_embedding\": %lld, \"mtp\": %lld, "
+        "\"mtp_active\": %lld}",
+        (long long)s->total, (long long)s->active, (long long)s->active_no_embed,
+        (long long)s->mtp_total, (long long)s->mtp_active);
+    printf(
+        ", \"flops_per_token\": {\"length\": %lld, \"forward\": %.0f, \"mtp\": %.0f, "
+         "\"training\": %.0f}",
+        (long long)s->length, s->flops_forward, s->flops_mtp, s->flops_training);
+    printf(", \"kv_bytes_per_token\": {\"f32\": %lld, \"bf16\": %lld}",
+           4 * (long long)s->kv_elements, (long long)s->kv_bytes_bf16);
 }
 
 static int print_json(const char *path, const fm_inspection *r)
@@ -185,8 +196,8 @@ static int print_json(const char *path, const fm_inspection *r)
     cli_json_string(path);
     printf(", ");
     print_json_shape(&r->shape);
-    printf(", \"bytes\": %lld, \"files\": %d, \"mtp\": %s, \"tensors\": [", (long long)r->bytes, r->n_files,
-           r->mtp ? "true" : "false");
+    printf(", \"bytes\": %lld, \"files\": %d, \"mtp\": %s, \"tensors\": [", (long long)r->bytes,
+           r->n_files, r->mtp ? "true" : "false");
     for (int i = 0; i < r->n_tensors; i++) {
         const fm_tensor_row *t = &r->tensors[i];
         printf("%s\n{\"name\": ", i ? "," : "");
@@ -217,10 +228,15 @@ int cmd_inspect(int argc, char **argv)
         {"tensors", CLI_FLAG, &all, NULL, "a row for every tensor"},
         CLI_OPT_JSON(&common),
     };
-    const cli_command c = {"inspect", "--model M [options]",
-                           "Prints what a checkpoint holds: configuration, tensors, parameters, cache bytes, and which "
-                           "programs will load it. No weight is read.",
-                           options, CLI_COUNT(options), 1};
+    const cli_command c = {
+        "inspect",
+        "--model M [options]",
+        "Prints what a checkpoint holds: configuration, tensors, parameters, cache bytes, and "
+         "which "
+        "programs will load it. No weight is read.",
+        options,
+        CLI_COUNT(options),
+        1};
     int rc = cli_parse(&c, argc, argv, &args, &n_args);
     if (rc != CLI_GO_ON) return rc;
     if (n_args && common.model) return cli_wrong("inspect", "unexpected argument \"%s\"", args[0]);

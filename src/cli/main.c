@@ -24,8 +24,10 @@ static void print_help(FILE *f)
                "From text to a talking model of DeepSeek-V3's architecture.\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
         if (commands[i].run) fprintf(f, "  %-12s %s\n", commands[i].name, commands[i].about);
-    fprintf(f, "\nfathom COMMAND --help shows a command's options. Exit status: 0 done, 1 failed, 2 wrong\n"
-               "usage.\n");
+    fprintf(
+        f,
+        "\nfathom COMMAND --help shows a command's options. Exit status: 0 done, 1 failed,\n"
+        "2 wrong usage.\n");
 }
 
 static const command *find(const char *name)

@@ -1,6 +1,6 @@
 /* Options: one declarative table per command gives parsing, messages and --help. Also the shared
- * steps between options and the library: precision, context, model path. Reads the environment, which
- * the library never does. */
+ * steps between options and the library: precision, context, model path. Reads the environment,
+ * which the library never does. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,8 @@
 #define OPTIONS_MAX 64
 #define HELP_COLUMN 26
 
-/* Prints text from column `at`, wrapped to `width`, breaking at spaces; lines of its own stay apart. */
+/* Prints text from column `at`, wrapped to `width`, breaking at spaces; lines of its own stay
+ * apart. */
 static void print_wrapped(const char *text, int at, int width)
 {
     int col = at;
@@ -47,7 +48,8 @@ static void print_help(const cli_command *c)
         const cli_option *o = &c->options[i];
         char left[96];
         if (!o->help) continue;
-        snprintf(left, sizeof left, "  --%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+        snprintf(left, sizeof left, "  --%s%s%s", o->name, o->value ? " " : "",
+                 o->value ? o->value : "");
         printf("%-*s", HELP_COLUMN, left);
         if (strlen(left) >= HELP_COLUMN - 1) printf("\n%*s", HELP_COLUMN, "");
         print_wrapped(o->help, HELP_COLUMN, width);
@@ -58,7 +60,8 @@ static void print_help(const cli_command *c)
 static const cli_option *find(const cli_command *c, const char *name, size_t n)
 {
     for (int i = 0; i < c->n_options; i++)
-        if (strlen(c->options[i].name) == n && !memcmp(c->options[i].name, name, n)) return &c->options[i];
+        if (strlen(c->options[i].name) == n && !memcmp(c->options[i].name, name, n))
+            return &c->options[i];
     return NULL;
 }
 
@@ -106,7 +109,8 @@ static int store(const cli_command *c, const cli_option *o, const char *value)
         break;
     case CLI_INT:
         if (!parse_int(value, o->to))
-            return cli_wrong(c->name, "--%s: expected a whole number, found \"%s\"", o->name, value);
+            return cli_wrong(c->name, "--%s: expected a whole number, found \"%s\"", o->name,
+                             value);
         break;
     case CLI_REAL:
         *(double *)o->to = strtod(value, &end);
@@ -115,7 +119,8 @@ static int store(const cli_command *c, const cli_option *o, const char *value)
         break;
     case CLI_LIST:
         l = o->to;
-        if (l->n == CLI_LIST_MAX) return cli_wrong(c->name, "--%s: more than %d times", o->name, CLI_LIST_MAX);
+        if (l->n == CLI_LIST_MAX)
+            return cli_wrong(c->name, "--%s: more than %d times", o->name, CLI_LIST_MAX);
         l->item[l->n++] = value;
         break;
     }
@@ -174,11 +179,12 @@ int cli_precision(const char *name, const char *text, fm_dtype absent, fm_dtype 
 int cli_context(const char *name, const cli_common *c, fm_exec **out)
 {
     fm_err err = {0};
-    if (c->threads < 0 || c->threads > 4096) return cli_wrong(name, "--threads: expected 1 to 4096, found %lld",
-                                                              (long long)c->threads);
+    if (c->threads < 0 || c->threads > 4096)
+        return cli_wrong(name, "--threads: expected 1 to 4096, found %lld", (long long)c->threads);
     fm_status st = fm_context_open(c->device, c->isa, (int)c->threads, out, &err);
     if (!st) return CLI_GO_ON;
-    return st == FM_E_UNSUPPORTED ? cli_wrong(name, "%s", err.text) : cli_fail(name, "%s", err.text);
+    return st == FM_E_UNSUPPORTED ? cli_wrong(name, "%s", err.text)
+                                  : cli_fail(name, "%s", err.text);
 }
 
 int cli_model_path(const char *name, const char *model, fm_text *out)

@@ -96,7 +96,8 @@ void cli_live_end(cli_live *l)
     l->last_s = 0;
 }
 
-static const char *scaled(double n, double step, const char *const *units, int n_units, int digits, cli_buf *buf)
+static const char *scaled(double n, double step, const char *const *units, int n_units, int digits,
+                          cli_buf *buf)
 {
     int u = 0;
     while (u + 1 < n_units && (n >= step || -n >= step)) {
@@ -124,8 +125,10 @@ const char *cli_duration(double s, cli_buf *buf)
     const double year = 365.25 * 86400;
     if (s < 60) snprintf(buf->s, sizeof buf->s, "%.1f s", s);
     else if (s < 3600) snprintf(buf->s, sizeof buf->s, "%d min %02d s", (int)(s / 60), (int)s % 60);
-    else if (s < 86400) snprintf(buf->s, sizeof buf->s, "%d h %02d min", (int)(s / 3600), (int)(s / 60) % 60);
-    else if (s < year) snprintf(buf->s, sizeof buf->s, "%d d %02d h", (int)(s / 86400), (int)(s / 3600) % 24);
+    else if (s < 86400)
+        snprintf(buf->s, sizeof buf->s, "%d h %02d min", (int)(s / 3600), (int)(s / 60) % 60);
+    else if (s < year)
+        snprintf(buf->s, sizeof buf->s, "%d d %02d h", (int)(s / 86400), (int)(s / 3600) % 24);
     else snprintf(buf->s, sizeof buf->s, "%.3g years", s / year);
     return buf->s;
 }

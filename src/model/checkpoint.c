@@ -1,6 +1,7 @@
-/* Opening a checkpoint. A weight whose stored dtype is the one used is borrowed from the mapping where
- * the device allows it; everything else is copied and converted tensor by tensor, and the source pages
- * are let go. Values are widened to f32 exactly (FP8 as code x scale) and rounded once, by the write. */
+/* Opening a checkpoint. A weight whose stored dtype is the one used is borrowed from the mapping
+ * where the device allows it; everything else is copied and converted tensor by tensor, and the
+ * source pages are let go. Values are widened to f32 exactly (FP8 as code x scale) and rounded
+ * once, by the write. */
 #include <string.h>
 
 #include "model/checkpoint.h"
@@ -26,12 +27,13 @@ static bool permuted(const fm_model *m, const fm_param *p)
 /* Are the stored bytes the ones used? In a bf16 model norms and router are rounded on the way. */
 static bool as_stored(const fm_model *m, const fm_param *p, const fmi_source *s)
 {
-    bool rounded = m->dt == FM_DTYPE_BF16 && (p->kind == FM_PARAM_NORM || p->kind == FM_PARAM_ROUTER);
+    bool rounded =
+        m->dt == FM_DTYPE_BF16 && (p->kind == FM_PARAM_NORM || p->kind == FM_PARAM_ROUTER);
     return !rounded && s->info->dtype == p->dtype && !permuted(m, p);
 }
 
-static fm_status copy_param(fm_model *m, const fm_tensors *t, int i, const fmi_source *s, float *buf,
-                            fm_err *err)
+static fm_status copy_param(fm_model *m, const fm_tensors *t, int i, const fmi_source *s,
+                            float *buf, fm_err *err)
 {
     const fm_param *p = &m->lay.params[i];
     bool vector = s->info->rank == 1;
@@ -46,7 +48,8 @@ static fm_status copy_param(fm_model *m, const fm_tensors *t, int i, const fmi_s
     for (int64_t r = 0; r < rows && !st; r += step) {
         int64_t n = rows - r < step ? rows - r : step;
         for (int64_t k = 0; k < n; k++)
-            fmi_source_row(s, &m->cfg, fmi_source_row_of(&m->cfg, &m->lay, p, r + k), buf + k * cols);
+            fmi_source_row(s, &m->cfg, fmi_source_row_of(&m->cfg, &m->lay, p, r + k),
+                           buf + k * cols);
         if (m->dt == FM_DTYPE_F64) /* widen in place, from the end */
             for (int64_t k = n * cols - 1; k >= 0; k--) ((double *)buf)[k] = buf[k];
         st = fmi_param_write_part(m, i, r * cols, n * cols, buf, err);
@@ -104,12 +107,14 @@ fm_status fm_model_open(fm_exec *x, const char *path, const fm_model_opts *opts,
     bool borrowed = false;
     fm_dtype dt = opts->precision;
     if (dt != FM_DTYPE_F32 && dt != FM_DTYPE_BF16 && dt != FM_DTYPE_F64)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "precision: expected F32 or BF16, found %s", fm_dtype_name(dt));
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "precision: expected F32 or BF16, found %s",
+                       fm_dtype_name(dt));
     fm_status st = fmi_config_of_path(path, &c, err);
     if (!st) st = fm_tensors_open(path, &t, err);
     if (!st && opts->skip_mtp) c.num_nextn_predict_layers = 0;
     if (!st && c.num_nextn_predict_layers > 0 && !fmi_source_has_layer(t, c.num_hidden_layers)) {
-        fmi_log(1, "%s: config.json names a multi-token-prediction module, the weights hold none", path);
+        fmi_log(1, "%s: config.json names a multi-token-prediction module, the weights hold none",
+                path);
         c.num_nextn_predict_layers = 0;
     }
     if (!st) st = fmi_model_shell(x, &c, dt, opts->absorbed, &m, err);

@@ -14,7 +14,8 @@ typedef struct fmi_checkpoint_opts {
 
 /* Writes config.json, generation_config.json, the weights (model.safetensors, or shards and their
  * index) and the tokenizer files into `dir`, which exists and is the caller's to publish. stored:
- * BF16 or F32; the router bias is always F32. Values are rounded once, from what the model holds. */
+ * BF16 or F32; the router bias is always F32. Values are rounded once, from what the model holds.
+ */
 fm_status fmi_checkpoint_write(const fm_model *m, const char *dir, fm_dtype stored,
                                const fmi_checkpoint_opts *opts, fm_err *err);
 
@@ -25,16 +26,18 @@ typedef struct fmi_source {
 } fmi_source;
 
 /* The tensor of parameter p, its shape and dtype checked against p and c. */
-fm_status fmi_source_find(const fm_tensors *t, const fm_config *c, const fm_param *p, fmi_source *out,
-                          fm_err *err);
-/* One row of it in f32: FP8 widens as code x scale. [p->cols], or [p->rows] for a vector (row 0). */
+fm_status fmi_source_find(const fm_tensors *t, const fm_config *c, const fm_param *p,
+                          fmi_source *out, fm_err *err);
+/* One row of it in f32: FP8 widens as code x scale. [p->cols], or [p->rows] for a vector (row 0).
+ */
 void fmi_source_row(const fmi_source *s, const fm_config *c, int64_t row, float *out);
 /* The stored row that holds row r of p in the interleaved order of rotary dims. */
 int64_t fmi_source_row_of(const fm_config *c, const fm_layout *l, const fm_param *p, int64_t r);
 
 /* What no parameter claims. Logs one line for tensors that should not be there and fails when a
  * duplicate (the MTP module's embedding or head) has another shape. */
-fm_status fmi_source_check_rest(const fm_tensors *t, const fm_config *c, const fm_layout *l, fm_err *err);
+fm_status fmi_source_check_rest(const fm_tensors *t, const fm_config *c, const fm_layout *l,
+                                fm_err *err);
 /* True when the files hold any tensor of layer i. */
 bool fmi_source_has_layer(const fm_tensors *t, int i);
 

@@ -13,17 +13,18 @@ static fm_status check_target(const char *out, bool *exists, fm_err *err)
     int n = 0;
     *exists = fmi_path_exists(out);
     if (!*exists) return FM_OK;
-    if (!fmi_path_is_dir(out)) return FM_FAIL(err, FM_E_STATE, "%s: exists and is no directory", out);
+    if (!fmi_path_is_dir(out))
+        return FM_FAIL(err, FM_E_STATE, "%s: exists and is no directory", out);
     fm_status st = fmi_dir_names(out, &names, &n, err);
     if (!st && n > 0)
-        st = FM_FAIL(err, FM_E_STATE, "%s: expected a new or empty directory, found %s and %d more", out, names[0],
-                     n - 1);
+        st = FM_FAIL(err, FM_E_STATE, "%s: expected a new or empty directory, found %s and %d more",
+                     out, names[0], n - 1);
     fmi_names_free(names, n);
     return st;
 }
 
-static fm_status publish(const fm_model *m, const char *out, fm_dtype stored, const fmi_checkpoint_opts *o,
-                         bool exists, fm_err *err)
+static fm_status publish(const fm_model *m, const char *out, fm_dtype stored,
+                         const fmi_checkpoint_opts *o, bool exists, fm_err *err)
 {
     char *tmp = NULL;
     fm_status st = fmi_dir_open_tmp(out, &tmp, err);
@@ -40,7 +41,8 @@ fm_status fm_checkpoint_init(fm_exec *x, const fm_init_opts *o, const char *out,
     fm_config c;
     fm_model *m = NULL;
     bool exists = false;
-    const fmi_checkpoint_opts w = {.tokenizer_dir = o->tokenizer_dir, .shard_bytes_max = o->shard_bytes_max};
+    const fmi_checkpoint_opts w = {.tokenizer_dir = o->tokenizer_dir,
+                                   .shard_bytes_max = o->shard_bytes_max};
     fm_status st = fmi_shape_config(&o->shape, &c, err);
     if (!st) st = check_target(out, &exists, err);
     if (!st) st = fmi_model_new(x, &c, o->stored, false, &m, err);
@@ -65,15 +67,16 @@ static fm_status stored_dtype(const char *path, fm_dtype *out, fm_err *err)
     return FM_OK;
 }
 
-fm_status fm_checkpoint_convert(fm_exec *x, const char *path, const fm_convert_opts *o, const char *out,
-                                fm_err *err)
+fm_status fm_checkpoint_convert(fm_exec *x, const char *path, const fm_convert_opts *o,
+                                const char *out, fm_err *err)
 {
     fm_model *m = NULL;
     bool exists = false;
     fm_dtype stored = o->stored;
     char *dir = fmi_path_is_dir(path) ? fmi_strdup(path) : fmi_path_parent(path);
     if (!dir) return FM_FAIL(err, FM_E_NOMEM, "%s", path);
-    const fmi_checkpoint_opts w = {.no_mtp = o->no_mtp, .tokenizer_dir = dir, .shard_bytes_max = o->shard_bytes_max};
+    const fmi_checkpoint_opts w = {
+        .no_mtp = o->no_mtp, .tokenizer_dir = dir, .shard_bytes_max = o->shard_bytes_max};
     fm_status st = check_target(out, &exists, err);
     if (!st && !fmi_path_exists(path)) st = FM_FAIL(err, FM_E_IO, "%s: no such model", path);
     if (!st && o->keep_dtype) st = stored_dtype(path, &stored, err);

@@ -1,5 +1,5 @@
-/* Matching parameters with tensors of safetensors files: names, shapes, dtypes, FP8 block scales and
- * the order of rotary rows. Reads one row at a time in f32; knows nothing of device memory.
+/* Matching parameters with tensors of safetensors files: names, shapes, dtypes, FP8 block scales
+ * and the order of rotary rows. Reads one row at a time in f32; knows nothing of device memory.
  * Source of the FP8 rule (w = code * weight_scale_inv of its block): DeepSeek-V3 README_WEIGHTS. */
 #include <stdio.h>
 #include <string.h>
@@ -11,27 +11,29 @@ static int64_t div_up(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-static fm_status find_scale(const fm_tensors *t, const fm_config *c, const fm_param *p, fmi_source *s,
-                            fm_err *err)
+static fm_status find_scale(const fm_tensors *t, const fm_config *c, const fm_param *p,
+                            fmi_source *s, fm_err *err)
 {
     char name[FM_NAME_MAX + 16];
     const char *file = fm_tensors_shard_path(t, s->info->shard);
     if (!c->fp8)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s is F8_E4M3, but config.json has no quantization_config",
-                       file, p->name);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: %s is F8_E4M3, but config.json has no quantization_config", file,
+                       p->name);
     if (p->kind != FM_PARAM_MATRIX)
-        return FM_FAIL(err, FM_E_SHAPE, "%s: %s: expected BF16, F16 or F32, found F8_E4M3", file, p->name);
+        return FM_FAIL(err, FM_E_SHAPE, "%s: %s: expected BF16, F16 or F32, found F8_E4M3", file,
+                       p->name);
     snprintf(name, sizeof name, "%s_scale_inv", p->name);
     const int64_t dims[2] = {div_up(p->rows, c->fp8_block[0]), div_up(p->cols, c->fp8_block[1])};
     fm_status st = fm_tensors_expect(t, name, 2, dims, &s->scale, err);
     if (!st && s->scale->dtype != FM_DTYPE_F32)
-        st = FM_FAIL(err, FM_E_SHAPE, "%s: %s: expected F32, found %s", fm_tensors_shard_path(t, s->scale->shard),
-                     name, s->scale->dtype_name);
+        st = FM_FAIL(err, FM_E_SHAPE, "%s: %s: expected F32, found %s",
+                     fm_tensors_shard_path(t, s->scale->shard), name, s->scale->dtype_name);
     return st;
 }
 
-fm_status fmi_source_find(const fm_tensors *t, const fm_config *c, const fm_param *p, fmi_source *out,
-                          fm_err *err)
+fm_status fmi_source_find(const fm_tensors *t, const fm_config *c, const fm_param *p,
+                          fmi_source *out, fm_err *err)
 {
     bool vector = p->kind == FM_PARAM_NORM || p->kind == FM_PARAM_ROUTER_BIAS;
     const int64_t dims[2] = {p->rows, p->cols};
@@ -63,7 +65,8 @@ void fmi_source_row(const fmi_source *s, const fm_config *c, int64_t row, float 
     if (t->dtype == FM_DTYPE_F32) {
         memcpy(out, in, (size_t)n * sizeof *out);
     } else if (t->dtype == FM_DTYPE_F8E4M3) {
-        const uint8_t *scales = (const uint8_t *)s->scale->data + (row / c->fp8_block[0]) * s->scale->dims[1] * 4;
+        const uint8_t *scales =
+            (const uint8_t *)s->scale->data + (row / c->fp8_block[0]) * s->scale->dims[1] * 4;
         for (int64_t j = 0; j < n; j++) {
             float scale;
             memcpy(&scale, scales + j / c->fp8_block[1] * 4, sizeof scale);
@@ -132,17 +135,20 @@ static bool is_scale(const fm_layout *l, const char *name)
     return fmi_layout_find(l, base) >= 0;
 }
 
-fm_status fmi_source_check_rest(const fm_tensors *t, const fm_config *c, const fm_layout *l, fm_err *err)
+fm_status fmi_source_check_rest(const fm_tensors *t, const fm_config *c, const fm_layout *l,
+                                fm_err *err)
 {
     const char *first = NULL, *rest = NULL;
     int n = 0;
     for (int k = 0; k < fm_tensors_count(t); k++) {
         const char *name = fm_tensors_at(t, k)->name;
-        if (fmi_layout_find(l, name) >= 0 || is_scale(l, name) || ends_with(name, "rotary_emb.inv_freq")) continue;
+        if (fmi_layout_find(l, name) >= 0 || is_scale(l, name) ||
+            ends_with(name, "rotary_emb.inv_freq"))
+            continue;
         int i = layer_of(name, &rest);
         if (i >= l->n_layers) continue; /* MTP modules that were not asked for */
-        bool copy = i >= c->num_hidden_layers &&
-                    (!strcmp(rest, "embed_tokens.weight") || !strcmp(rest, "shared_head.head.weight"));
+        bool copy = i >= c->num_hidden_layers && (!strcmp(rest, "embed_tokens.weight") ||
+                                                  !strcmp(rest, "shared_head.head.weight"));
         if (copy) {
             const int64_t dims[2] = {c->vocab_size, c->hidden_size};
             const fm_tensor_info *info;

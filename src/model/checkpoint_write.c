@@ -1,6 +1,7 @@
-/* Writing a checkpoint as a complete Hugging Face directory: configuration, weights in one file or in
- * shards with an index, generation settings, tokenizer files. Each file is atomic; the directory is
- * the caller's to publish. Order of tensors: the layout's. Nothing is held in memory but one chunk. */
+/* Writing a checkpoint as a complete Hugging Face directory: configuration, weights in one file or
+ * in shards with an index, generation settings, tokenizer files. Each file is atomic; the directory
+ * is the caller's to publish. Order of tensors: the layout's. Nothing is held in memory but one
+ * chunk. */
 #include <stdio.h>
 #include <string.h>
 
@@ -53,7 +54,8 @@ static fm_status write_param(const writer *w, fmi_st_writer *f, int i, fm_err *e
     fm_status st = FM_OK;
     for (int64_t at = 0; at < n && !st; at += CHUNK) {
         int64_t k = n - at < CHUNK ? n - at : CHUNK;
-        st = fm_read(w->m->x, w->buf, (const char *)p->w + (size_t)at * size, (size_t)k * size, err);
+        st =
+            fm_read(w->m->x, w->buf, (const char *)p->w + (size_t)at * size, (size_t)k * size, err);
         if (st) break;
         if (to != p->dtype) convert(p->dtype, w->buf, to, w->out, k);
         st = fmi_st_writer_write(f, p->name, to == p->dtype ? w->buf : w->out,
@@ -97,8 +99,9 @@ static fm_status write_index(const writer *w, int64_t total, fm_err *err)
     bool whole = path && map && json_object_size(map) == (size_t)w->n_params;
     json_object_set_new(root, "metadata", meta);
     json_object_set_new(root, "weight_map", map);
-    fm_status st = whole && json_object_size(root) == 2 ? fmi_json_write(path, root, err)
-                                                        : FM_FAIL(err, FM_E_NOMEM, "%s: index", w->dir);
+    fm_status st = whole && json_object_size(root) == 2
+                       ? fmi_json_write(path, root, err)
+                       : FM_FAIL(err, FM_E_NOMEM, "%s: index", w->dir);
     json_decref(root);
     fmi_free(path);
     return st;
@@ -145,10 +148,14 @@ static fm_status write_generation_config(const fm_config *c, const char *dir, fm
     char *path = fmi_path_join(dir, "generation_config.json");
     json_t *root = json_object();
     json_object_set_new(root, "_from_model_config", json_true());
-    if (c->bos_token_id >= 0) json_object_set_new(root, "bos_token_id", json_integer(c->bos_token_id));
-    if (c->eos_token_id >= 0) json_object_set_new(root, "eos_token_id", json_integer(c->eos_token_id));
-    if (c->pad_token_id >= 0) json_object_set_new(root, "pad_token_id", json_integer(c->pad_token_id));
-    fm_status st = path && root ? fmi_json_write(path, root, err) : FM_FAIL(err, FM_E_NOMEM, "%s", dir);
+    if (c->bos_token_id >= 0)
+        json_object_set_new(root, "bos_token_id", json_integer(c->bos_token_id));
+    if (c->eos_token_id >= 0)
+        json_object_set_new(root, "eos_token_id", json_integer(c->eos_token_id));
+    if (c->pad_token_id >= 0)
+        json_object_set_new(root, "pad_token_id", json_integer(c->pad_token_id));
+    fm_status st =
+        path && root ? fmi_json_write(path, root, err) : FM_FAIL(err, FM_E_NOMEM, "%s", dir);
     json_decref(root);
     fmi_free(path);
     return st;
@@ -176,7 +183,8 @@ static fm_status write_config(const writer *w, bool mtp, fm_err *err)
     c.fp8 = false;
     if (!mtp) c.num_nextn_predict_layers = 0;
     char *path = fmi_path_join(w->dir, "config.json");
-    fm_status st = path ? fmi_config_write(&c, path, w->stored, err) : FM_FAIL(err, FM_E_NOMEM, "%s", w->dir);
+    fm_status st =
+        path ? fmi_config_write(&c, path, w->stored, err) : FM_FAIL(err, FM_E_NOMEM, "%s", w->dir);
     fmi_free(path);
     return st ? st : write_generation_config(&c, w->dir, err);
 }
@@ -184,16 +192,18 @@ static fm_status write_config(const writer *w, bool mtp, fm_err *err)
 fm_status fmi_checkpoint_write(const fm_model *m, const char *dir, fm_dtype stored,
                                const fmi_checkpoint_opts *opts, fm_err *err)
 {
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json",
+                                        "chat_template.jinja"};
     const fmi_checkpoint_opts none = {0};
     const fmi_checkpoint_opts *o = opts ? opts : &none;
     int64_t bytes_max = o->shard_bytes_max > 0 ? o->shard_bytes_max : SHARD_BYTES;
     if (stored != FM_DTYPE_BF16 && stored != FM_DTYPE_F32)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: stored dtype: expected BF16 or F32, found %s", dir,
-                       fm_dtype_name(stored));
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: stored dtype: expected BF16 or F32, found %s",
+                       dir, fm_dtype_name(stored));
     fmi_json_init();
     writer w = {.m = m, .dir = dir, .stored = stored, .n_params = m->lay.n_params};
-    while (o->no_mtp && m->lay.params[w.n_params - 1].layer >= m->cfg.num_hidden_layers) w.n_params--;
+    while (o->no_mtp && m->lay.params[w.n_params - 1].layer >= m->cfg.num_hidden_layers)
+        w.n_params--;
     w.shard = fmi_alloc((size_t)w.n_params * sizeof *w.shard);
     w.specs = fmi_zalloc((size_t)w.n_params * sizeof *w.specs);
     w.buf = fmi_alloc(CHUNK * fm_dtype_bytes(FM_DTYPE_C128));

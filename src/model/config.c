@@ -1,5 +1,5 @@
-/* What follows from a configuration: the check of every size, which layers are experts', the softmax
- * scale, the rotary tables. Reading and writing config.json is config_io.c, presets are
+/* What follows from a configuration: the check of every size, which layers are experts', the
+ * softmax scale, the rotary tables. Reading and writing config.json is config_io.c, presets are
  * config_preset.c. Source: DeepSeek-V3 report section 2.1; YaRN (Peng et al. 2023) as DeepSeek's
  * inference code uses it. */
 #include <limits.h>
@@ -85,18 +85,18 @@ bool fmi_config_method_parse(const char *s, fm_route_method *out)
 void fmi_config_defaults(fm_family family, fm_config *c)
 {
     const fm_config v3 = {
-        .family = FM_FAMILY_V3, .vocab_size = 129280, .hidden_size = 7168, .intermediate_size = 18432,
-        .moe_intermediate_size = 2048, .num_hidden_layers = 61, .num_nextn_predict_layers = 0,
-        .num_attention_heads = 128, .n_routed_experts = 256, .num_experts_per_tok = 8,
-        .n_shared_experts = 1, .n_group = 8, .topk_group = 4, .first_k_dense_replace = 3,
-        .moe_layer_freq = 1, .scoring = FM_ROUTE_SIGMOID, .method = FM_ROUTE_NOAUX,
-        .norm_topk_prob = true, .routed_scaling_factor = 2.5, .q_lora_rank = 1536,
-        .kv_lora_rank = 512, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128,
-        .max_position_embeddings = 4096, .rope_theta = 10000, .rope_interleave = true,
-        .yarn_factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1, .mscale_all_dim = 0,
-        .original_max_position_embeddings = 4096, .rms_norm_eps = 1e-6, .latent_norm_eps = 1e-6,
-        .initializer_range = 0.02, .bos_token_id = 0, .eos_token_id = 1, .pad_token_id = -1,
-        .fp8_block = {128, 128},
+        .family = FM_FAMILY_V3, .vocab_size = 129280, .hidden_size = 7168,
+        .intermediate_size = 18432, .moe_intermediate_size = 2048, .num_hidden_layers = 61,
+        .num_nextn_predict_layers = 0, .num_attention_heads = 128, .n_routed_experts = 256,
+        .num_experts_per_tok = 8, .n_shared_experts = 1, .n_group = 8, .topk_group = 4,
+        .first_k_dense_replace = 3, .moe_layer_freq = 1, .scoring = FM_ROUTE_SIGMOID,
+        .method = FM_ROUTE_NOAUX, .norm_topk_prob = true, .routed_scaling_factor = 2.5,
+        .q_lora_rank = 1536, .kv_lora_rank = 512, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64,
+        .v_head_dim = 128, .max_position_embeddings = 4096, .rope_theta = 10000,
+        .rope_interleave = true, .yarn_factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1,
+        .mscale_all_dim = 0, .original_max_position_embeddings = 4096, .rms_norm_eps = 1e-6,
+        .latent_norm_eps = 1e-6, .initializer_range = 0.02, .bos_token_id = 0, .eos_token_id = 1,
+        .pad_token_id = -1, .fp8_block = {128, 128},
     };
     *c = v3;
     if (family == FM_FAMILY_V3) return;
@@ -138,7 +138,8 @@ static double yarn_mscale(double factor, double m)
 
 double fmi_config_softmax_scale(const fm_config *c)
 {
-    double ms = c->yarn && c->mscale_all_dim != 0 ? yarn_mscale(c->yarn_factor, c->mscale_all_dim) : 1;
+    double ms =
+        c->yarn && c->mscale_all_dim != 0 ? yarn_mscale(c->yarn_factor, c->mscale_all_dim) : 1;
     return ms * ms / sqrt((double)c->qk_nope_head_dim + c->qk_rope_head_dim);
 }
 
@@ -167,7 +168,8 @@ void fmi_config_rope(const fm_config *c, int64_t P, double *cosv, double *sinv)
     double by = 1;
     if (c->yarn) {
         bool both = c->mscale != 0 && c->mscale_all_dim != 0;
-        by = both ? yarn_mscale(c->yarn_factor, c->mscale) / yarn_mscale(c->yarn_factor, c->mscale_all_dim)
+        by = both ? yarn_mscale(c->yarn_factor, c->mscale) /
+                        yarn_mscale(c->yarn_factor, c->mscale_all_dim)
                   : yarn_mscale(c->yarn_factor, 1);
     }
     for (int j = 0; j < half; j++) {
@@ -210,7 +212,8 @@ static fm_status check_positive(const fm_config *c, fm_err *err)
         int v = sizes[i].value, lo = sizes[i].min, hi = sizes[i].max;
         if (v >= lo && v <= hi) continue;
         if (hi == INT_MAX)
-            return FM_FAIL(err, FM_E_RANGE, "%s: expected at least %d, found %d", sizes[i].key, lo, v);
+            return FM_FAIL(err, FM_E_RANGE, "%s: expected at least %d, found %d", sizes[i].key, lo,
+                           v);
         return FM_FAIL(err, FM_E_RANGE, "%s: expected %d to %d, found %d", sizes[i].key, lo, hi, v);
     }
     return FM_OK;
@@ -236,7 +239,8 @@ static fm_status check_reals(const fm_config *c, fm_err *err)
                        reals[i].open ? "more than" : "at least", lo, v);
     }
     if (c->yarn && c->original_max_position_embeddings < 1)
-        return FM_FAIL(err, FM_E_RANGE, "original_max_position_embeddings: expected at least 1, found %d",
+        return FM_FAIL(err, FM_E_RANGE,
+                       "original_max_position_embeddings: expected at least 1, found %d",
                        c->original_max_position_embeddings);
     return FM_OK;
 }
@@ -246,18 +250,22 @@ static fm_status check_experts(const fm_config *c, fm_err *err)
     int E = c->n_routed_experts, K = c->num_experts_per_tok, G = c->n_group;
     if (E == 0) return FM_OK;
     if (K > E)
-        return FM_FAIL(err, FM_E_RANGE, "num_experts_per_tok: expected at most n_routed_experts %d, found %d",
-                       E, K);
-    if (E % G)
-        return FM_FAIL(err, FM_E_RANGE, "n_routed_experts: expected a multiple of n_group %d, found %d", G, E);
-    if (c->topk_group > G)
-        return FM_FAIL(err, FM_E_RANGE, "topk_group: expected at most n_group %d, found %d", G, c->topk_group);
-    if (G > 1 && c->method != FM_ROUTE_GREEDY && K > c->topk_group * (E / G))
         return FM_FAIL(err, FM_E_RANGE,
-                       "num_experts_per_tok: expected at most the %d experts of topk_group %d, found %d",
-                       c->topk_group * (E / G), c->topk_group, K);
+                       "num_experts_per_tok: expected at most n_routed_experts %d, found %d", E, K);
+    if (E % G)
+        return FM_FAIL(err, FM_E_RANGE,
+                       "n_routed_experts: expected a multiple of n_group %d, found %d", G, E);
+    if (c->topk_group > G)
+        return FM_FAIL(err, FM_E_RANGE, "topk_group: expected at most n_group %d, found %d", G,
+                       c->topk_group);
+    if (G > 1 && c->method != FM_ROUTE_GREEDY && K > c->topk_group * (E / G))
+        return FM_FAIL(
+            err, FM_E_RANGE,
+            "num_experts_per_tok: expected at most the %d experts of topk_group %d, found %d",
+            c->topk_group * (E / G), c->topk_group, K);
     if (G > 1 && c->method == FM_ROUTE_NOAUX && E / G < 2)
-        return FM_FAIL(err, FM_E_RANGE, "n_group: expected groups of at least 2 experts, found %d of %d", G, E);
+        return FM_FAIL(err, FM_E_RANGE,
+                       "n_group: expected groups of at least 2 experts, found %d of %d", G, E);
     return FM_OK;
 }
 
@@ -266,21 +274,27 @@ static fm_status check_products(const fm_config *c, fm_err *err)
 {
     int64_t H = c->num_attention_heads, D = c->hidden_size, N = c->qk_nope_head_dim;
     int64_t qk = H * ((int64_t)N + c->qk_rope_head_dim), kv = H * ((int64_t)N + c->v_head_dim);
-    int64_t twin = ((int64_t)c->num_experts_per_tok + c->n_shared_experts) * c->moe_intermediate_size;
-    int64_t experts = (int64_t)(c->n_routed_experts > 0 ? c->n_routed_experts : 1) * c->moe_intermediate_size;
-    const struct { const char *what; int64_t a, b; } mats[] = {
+    int64_t twin =
+        ((int64_t)c->num_experts_per_tok + c->n_shared_experts) * c->moe_intermediate_size;
+    int64_t experts =
+        (int64_t)(c->n_routed_experts > 0 ? c->n_routed_experts : 1) * c->moe_intermediate_size;
+    const struct {
+        const char *what; int64_t a, b;
+    } mats[] = {
         {"vocab_size x hidden_size", c->vocab_size, D},
         {"num_attention_heads x (qk_nope_head_dim + qk_rope_head_dim) x its input", qk,
          c->q_lora_rank > 0 ? c->q_lora_rank : D},
         {"q_lora_rank x hidden_size", c->q_lora_rank, D},
         {"(kv_lora_rank + qk_rope_head_dim) x hidden_size",
          (int64_t)c->kv_lora_rank + c->qk_rope_head_dim, D},
-        {"num_attention_heads x (qk_nope_head_dim + v_head_dim) x kv_lora_rank", kv, c->kv_lora_rank},
+        {"num_attention_heads x (qk_nope_head_dim + v_head_dim) x kv_lora_rank", kv,
+         c->kv_lora_rank},
         {"num_attention_heads x v_head_dim x hidden_size", H * c->v_head_dim, D},
         {"intermediate_size x hidden_size x 3", c->intermediate_size, 3 * D},
         {"n_routed_experts x moe_intermediate_size x hidden_size x 3", experts, 3 * D},
         {"shared experts x moe_intermediate_size x hidden_size x 3", twin, 3 * D},
-        {"max_position_embeddings x qk_rope_head_dim", c->max_position_embeddings, c->qk_rope_head_dim},
+        {"max_position_embeddings x qk_rope_head_dim", c->max_position_embeddings,
+         c->qk_rope_head_dim},
     };
     int64_t total = 0, layers = (int64_t)c->num_hidden_layers + c->num_nextn_predict_layers + 2;
     for (size_t i = 0; i < sizeof mats / sizeof mats[0]; i++) {
@@ -288,9 +302,11 @@ static fm_status check_products(const fm_config *c, fm_err *err)
         if (!fmi_mul_ok(mats[i].a, mats[i].b, &n) || !fmi_mul_ok(n, layers, &all) ||
             all > BYTES_MAX - total)
             return FM_FAIL(err, FM_E_RANGE, "sizes overflow: %s is %lld x %lld over %lld layers",
-                           mats[i].what, (long long)mats[i].a, (long long)mats[i].b, (long long)layers);
+                           mats[i].what, (long long)mats[i].a, (long long)mats[i].b,
+                           (long long)layers);
         if (mats[i].a > INT_MAX || mats[i].b > INT_MAX)
-            return FM_FAIL(err, FM_E_RANGE, "sizes overflow: a side of %s is over 2147483647 (%lld x %lld)",
+            return FM_FAIL(err, FM_E_RANGE,
+                           "sizes overflow: a side of %s is over 2147483647 (%lld x %lld)",
                            mats[i].what, (long long)mats[i].a, (long long)mats[i].b);
         total += all;
     }
@@ -308,8 +324,10 @@ fm_status fmi_config_check(const fm_config *c, fm_err *err)
         st = FM_FAIL(err, FM_E_RANGE, "qk_rope_head_dim: expected an even number, found %d",
                      c->qk_rope_head_dim);
     if (!st && c->fp8 && (c->fp8_block[0] < 1 || c->fp8_block[1] < 1))
-        st = FM_FAIL(err, FM_E_RANGE, "quantization_config.weight_block_size: expected positive sizes, found [%d, %d]",
-                     c->fp8_block[0], c->fp8_block[1]);
+        st = FM_FAIL(
+            err, FM_E_RANGE,
+            "quantization_config.weight_block_size: expected positive sizes, found [%d, %d]",
+            c->fp8_block[0], c->fp8_block[1]);
     if (!st) st = check_experts(c, err);
     if (!st) st = check_products(c, err);
     return st;

@@ -9,7 +9,7 @@
 typedef enum fm_family { FM_FAMILY_V2, FM_FAMILY_V3 } fm_family;
 
 typedef struct fm_config {
-    fm_family family;               /* model_type deepseek_v2 or deepseek_v3 (kimi_k2 reads as v3) */
+    fm_family family;               /* model_type deepseek_v2, deepseek_v3 (kimi_k2 too) */
     int vocab_size;
     int hidden_size;
     int intermediate_size;
@@ -39,32 +39,40 @@ typedef struct fm_config {
     double yarn_factor, beta_fast, beta_slow, mscale, mscale_all_dim;
     int original_max_position_embeddings;
     double rms_norm_eps;
-    double latent_norm_eps;         /* of q_a_layernorm and kv_a_layernorm (1e-6, docs/numerics.md) */
+    double latent_norm_eps;         /* of q_a_layernorm, kv_a_layernorm (docs/numerics.md) */
     double initializer_range;
     int bos_token_id, eos_token_id, pad_token_id; /* -1: none */
     bool fp8;                       /* quantization_config: e4m3 with weight_scale_inv */
     int fp8_block[2];               /* rows, columns of a scale block */
 } fm_config;
 
-/* Reads DIR/config.json (or the file itself). Old (rope_scaling, rope_theta) and new (rope_parameters)
- * spelling. Every size is checked: positive, divisible where it must be, products within int64. */
+/* Reads DIR/config.json (or the file itself). Old (rope_scaling, rope_theta) and new
+ * (rope_parameters) spelling. Every size is checked: positive, divisible where it must be, products
+ * within int64. */
 fm_status fmi_config_read(const char *path, fm_config *out, fm_err *err);
 /* The same from memory; `name` stands for the file in messages. */
-fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out, fm_err *err);
-/* Writes config.json as transformers reads it (model_type, architectures, torch dtype, rope keys in both spellings). */
+fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out,
+                           fm_err *err);
+/* Writes config.json as transformers reads it (model_type, architectures, torch dtype, rope keys in
+ * both spellings). */
 fm_status fmi_config_write(const fm_config *c, const char *path, fm_dtype dtype, fm_err *err);
-/* "pico", "nano", "micro", "mini", "v2-lite", "v2", "v3", "v3-slim"; UNSUPPORTED names the known ones. */
+/* "pico", "nano", "micro", "mini", "v2-lite", "v2", "v3", "v3-slim"; UNSUPPORTED names the
+ * known ones. */
 fm_status fmi_config_preset(const char *name, fm_config *out, fm_err *err);
-/* key = a field name as in config.json (for `--set model.KEY=VALUE`); unknown keys name the nearest. */
+/* key = a field name as in config.json (for `--set model.KEY=VALUE`); unknown keys name the
+ * nearest. */
 fm_status fmi_config_set(fm_config *c, const char *key, const char *value, fm_err *err);
 fm_status fmi_config_check(const fm_config *c, fm_err *err);
 
-bool fmi_config_is_moe(const fm_config *c, int layer);       /* layer = num_hidden_layers: the MTP block */
+/* layer = num_hidden_layers: the MTP block */
+bool fmi_config_is_moe(const fm_config *c, int layer);
 /* Hidden width of a dense FFN layer: intermediate_size for the leading layers; in the dense twin
- * (n_routed_experts 0) the others have (num_experts_per_tok + n_shared_experts) * moe_intermediate_size. */
+ * (n_routed_experts 0) the others have (num_experts_per_tok + n_shared_experts) *
+ * moe_intermediate_size. */
 int64_t fmi_config_dense_width(const fm_config *c, int layer);
 double fmi_config_softmax_scale(const fm_config *c);         /* (N+R)^-1/2 * ms^2 */
-/* Rotary tables for positions 0..P-1 in double: cos, sin [P, R/2] (YaRN and its cos/sin factor applied). */
+/* Rotary tables for positions 0..P-1 in double: cos, sin [P, R/2] (YaRN and its cos/sin
+ * factor applied). */
 void fmi_config_rope(const fm_config *c, int64_t P, double *cos, double *sin);
 
 #endif

@@ -1,4 +1,5 @@
-/* The table of configuration fields: config.json key, kind and place in fm_config. Reading, writing and
+/* The table of configuration fields: config.json key, kind and place in fm_config. Reading, writing
+ * and
  * `--set model.KEY=VALUE` all walk it, so a field is spelled once. */
 #ifndef FM_MODEL_CONFIG_FIELDS_H
 #define FM_MODEL_CONFIG_FIELDS_H

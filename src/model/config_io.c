@@ -1,6 +1,7 @@
 /* config.json: reading with the defaults of the model's family and messages that name file and key,
- * and writing it as transformers reads it. Rope keys come in two spellings (rope_theta + rope_scaling
- * of version 4, rope_parameters of version 5); both are read, the newer wins, both are written. */
+ * and writing it as transformers reads it. Rope keys come in two spellings (rope_theta +
+ * rope_scaling of version 4, rope_parameters of version 5); both are read, the newer wins, both are
+ * written. */
 #include <limits.h>
 #include <string.h>
 
@@ -10,8 +11,8 @@
 
 #define CONFIG_BYTES_MAX ((size_t)4 << 20)
 
-static fm_status wrong_type(const char *file, const char *key, const char *expected, const json_t *found,
-                            fm_err *err)
+static fm_status wrong_type(const char *file, const char *key, const char *expected,
+                            const json_t *found, fm_err *err)
 {
     return FM_FAIL(err, FM_E_FORMAT, "%s: %s: expected %s, found %s", file, key, expected,
                    fmi_json_type_name(found));
@@ -27,8 +28,8 @@ static fm_status get_int(const char *file, const char *key, const json_t *v, int
     return FM_OK;
 }
 
-static fm_status read_field(const fmi_config_field *f, const char *file, const json_t *v, fm_config *c,
-                            fm_err *err)
+static fm_status read_field(const fmi_config_field *f, const char *file, const json_t *v,
+                            fm_config *c, fm_err *err)
 {
     char *at = (char *)c + f->offset;
     switch (f->kind) {
@@ -60,7 +61,8 @@ static bool is_rope(const fmi_config_field *f)
 }
 
 /* Reads the fields found in obj; `rope` chooses the rotary ones or the others. */
-static fm_status read_fields(const json_t *obj, const char *file, bool rope, fm_config *c, fm_err *err)
+static fm_status read_fields(const json_t *obj, const char *file, bool rope, fm_config *c,
+                             fm_err *err)
 {
     for (int i = 0; i < fmi_config_n_fields; i++) {
         const fmi_config_field *f = &fmi_config_fields[i];
@@ -79,7 +81,8 @@ static fm_status read_rope(const json_t *obj, const char *file, fm_config *c, fm
     const char *type = NULL, *old = NULL;
     json_t *v = json_object_get(obj, "attention_factor");
     if (v && !json_is_null(v))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: attention_factor is not supported; use mscale", file);
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: attention_factor is not supported; use mscale",
+                       file);
     v = json_object_get(obj, "truncate");
     if (v && !json_is_true(v))
         return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: truncate: expected true or nothing", file);
@@ -88,12 +91,14 @@ static fm_status read_rope(const json_t *obj, const char *file, fm_config *c, fm
     if (st) return st;
     if (!type) type = old ? old : "default";
     if (strcmp(type, "default") && strcmp(type, "yarn"))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: rope_type: expected default or yarn, found \"%s\"", file, type);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: rope_type: expected default or yarn, found \"%s\"", file, type);
     c->yarn = !strcmp(type, "yarn");
     if (c->yarn && !json_object_get(obj, "factor"))
         return FM_FAIL(err, FM_E_FORMAT, "%s: factor: expected a number, found nothing", file);
     if (c->yarn && !json_object_get(obj, "original_max_position_embeddings"))
-        return FM_FAIL(err, FM_E_FORMAT, "%s: original_max_position_embeddings: expected an integer, found nothing",
+        return FM_FAIL(err, FM_E_FORMAT,
+                       "%s: original_max_position_embeddings: expected an integer, found nothing",
                        file);
     return read_fields(obj, file, true, c, err);
 }
@@ -131,13 +136,15 @@ static fm_status read_quantization(const json_t *root, const char *file, fm_conf
     if (!st) st = fmi_json_opt_array(q, file, "weight_block_size", &block, err);
     if (st) return st;
     if (strcmp(method, "fp8") || strcmp(fmt, "e4m3"))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: quantization_config: expected quant_method fp8 with fmt e4m3, "
-                       "found %s with %s", file, method, fmt);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: quantization_config: expected quant_method fp8 with fmt e4m3, "
+                       "found %s with %s",
+                       file, method, fmt);
     c->fp8 = true;
     if (!block) return FM_OK;
     if (json_array_size(block) != 2)
-        return FM_FAIL(err, FM_E_FORMAT, "%s: weight_block_size: expected two sizes, found %zu", file,
-                       json_array_size(block));
+        return FM_FAIL(err, FM_E_FORMAT, "%s: weight_block_size: expected two sizes, found %zu",
+                       file, json_array_size(block));
     for (size_t i = 0; i < 2 && !st; i++)
         st = get_int(file, "weight_block_size", json_array_get(block, i), &c->fp8_block[i], err);
     return st;
@@ -152,26 +159,33 @@ static fm_status refuse(const json_t *root, const char *file, fm_err *err)
         bool on = false;
         fm_status st = fmi_json_opt_bool(root, file, flags[i], false, &on, err);
         if (st) return st;
-        if (on) return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: expected false, found true", file, flags[i]);
+        if (on)
+            return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: %s: expected false, found true", file,
+                           flags[i]);
     }
     fm_status st = fmi_json_opt_string(root, file, "hidden_act", "silu", &act, err);
     if (!st && strcmp(act, "silu"))
-        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: hidden_act: expected silu, found \"%s\"", file, act);
+        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: hidden_act: expected silu, found \"%s\"", file,
+                     act);
     return st;
 }
 
 static fm_status read_names(const json_t *root, const char *file, fm_config *c, fm_err *err)
 {
     const char *s = NULL;
-    fm_status st = fmi_json_opt_string(root, file, "scoring_func", fmi_config_scoring_name(c->scoring), &s, err);
+    fm_status st = fmi_json_opt_string(root, file, "scoring_func",
+                                       fmi_config_scoring_name(c->scoring), &s, err);
     if (st) return st;
     if (!fmi_config_scoring_parse(s, &c->scoring))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: scoring_func: expected sigmoid or softmax, found \"%s\"", file, s);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: scoring_func: expected sigmoid or softmax, found \"%s\"", file, s);
     st = fmi_json_opt_string(root, file, "topk_method", fmi_config_method_name(c->method), &s, err);
     if (st) return st;
     if (!fmi_config_method_parse(s, &c->method))
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: topk_method: expected greedy, group_limited_greedy or noaux_tc, "
-                       "found \"%s\"", file, s);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: topk_method: expected greedy, group_limited_greedy or noaux_tc, "
+                       "found \"%s\"",
+                       file, s);
     return FM_OK;
 }
 
@@ -180,14 +194,18 @@ static fm_status config_parse(const json_t *root, const char *file, fm_config *o
     fm_config c;
     const char *type = NULL;
     if (!json_is_object(root))
-        return FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", file, fmi_json_type_name(root));
+        return FM_FAIL(err, FM_E_FORMAT, "%s: expected an object, found %s", file,
+                       fmi_json_type_name(root));
     fm_status st = fmi_json_get_string(root, file, "model_type", &type, err);
     if (st) return st;
-    if (!strcmp(type, "deepseek_v3") || !strcmp(type, "kimi_k2")) fmi_config_defaults(FM_FAMILY_V3, &c);
+    if (!strcmp(type, "deepseek_v3") || !strcmp(type, "kimi_k2"))
+        fmi_config_defaults(FM_FAMILY_V3, &c);
     else if (!strcmp(type, "deepseek_v2")) fmi_config_defaults(FM_FAMILY_V2, &c);
     else
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "%s: model_type: expected deepseek_v3, deepseek_v2 or kimi_k2, "
-                       "found \"%s\"", file, type);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "%s: model_type: expected deepseek_v3, deepseek_v2 or kimi_k2, "
+                       "found \"%s\"",
+                       file, type);
     st = read_fields(root, file, false, &c, err);
     if (!st) st = read_rope_keys(root, file, &c, err);
     if (!st) st = read_names(root, file, &c, err);
@@ -212,7 +230,8 @@ fm_status fmi_config_read(const char *path, fm_config *out, fm_err *err)
     return st;
 }
 
-fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out, fm_err *err)
+fm_status fmi_config_parse(const char *name, const char *text, size_t n, fm_config *out,
+                           fm_err *err)
 {
     json_t *root = NULL;
     fm_status st = fmi_json_parse(name, text, n, false, &root, err);
@@ -239,7 +258,8 @@ static json_t *rope_object(const fm_config *c, bool old)
     json_object_set_new(r, "beta_slow", json_real(c->beta_slow));
     json_object_set_new(r, "mscale", json_real(c->mscale));
     json_object_set_new(r, "mscale_all_dim", json_real(c->mscale_all_dim));
-    json_object_set_new(r, "original_max_position_embeddings", json_integer(c->original_max_position_embeddings));
+    json_object_set_new(r, "original_max_position_embeddings",
+                        json_integer(c->original_max_position_embeddings));
     return r;
 }
 
@@ -257,10 +277,13 @@ static void write_field(json_t *root, const fmi_config_field *f, const fm_config
 fm_status fmi_config_write(const fm_config *c, const char *path, fm_dtype dtype, fm_err *err)
 {
     bool v3 = c->family == FM_FAMILY_V3;
-    const char *torch_dtype = dtype == FM_DTYPE_BF16 ? "bfloat16" : dtype == FM_DTYPE_F16 ? "float16" : "float32";
+    const char *torch_dtype = dtype == FM_DTYPE_BF16  ? "bfloat16"
+                              : dtype == FM_DTYPE_F16 ? "float16"
+                                                      : "float32";
     fmi_json_init();
     json_t *root = json_object(), *arch = json_array();
-    json_array_append_new(arch, json_string(v3 ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM"));
+    json_array_append_new(arch,
+                          json_string(v3 ? "DeepseekV3ForCausalLM" : "DeepseekV2ForCausalLM"));
     json_object_set_new(root, "architectures", arch);
     json_object_set_new(root, "model_type", json_string(v3 ? "deepseek_v3" : "deepseek_v2"));
     for (int i = 0; i < fmi_config_n_fields; i++)

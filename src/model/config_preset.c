@@ -46,8 +46,10 @@ fm_status fmi_config_preset(const char *name, fm_config *out, fm_err *err)
     for (int i = 0; i < N_PRESETS; i++)
         if (!strcmp(name, presets[i].name)) p = &presets[i];
     if (!p)
-        return FM_FAIL(err, FM_E_UNSUPPORTED, "unknown preset \"%s\"; known: pico, nano, micro, mini, v2-lite, "
-                       "v2, v3, v3-slim", name);
+        return FM_FAIL(err, FM_E_UNSUPPORTED,
+                       "unknown preset \"%s\"; known: pico, nano, micro, mini, v2-lite, "
+                       "v2, v3, v3-slim",
+                       name);
     fm_config c;
     bool v2 = !strncmp(name, "v2", 2), published = v2 || name[0] == 'v';
     fmi_config_defaults(v2 ? FM_FAMILY_V2 : FM_FAMILY_V3, &c);
@@ -123,19 +125,23 @@ static bool set_name(fm_config *c, const char *key, const char *value, fm_status
     *st = FM_OK;
     if (!strcmp(key, "scoring_func")) {
         if (!fmi_config_scoring_parse(value, &c->scoring))
-            *st = FM_FAIL(err, FM_E_UNSUPPORTED, "scoring_func: expected sigmoid or softmax, found \"%s\"", value);
+            *st = FM_FAIL(err, FM_E_UNSUPPORTED,
+                          "scoring_func: expected sigmoid or softmax, found \"%s\"", value);
         return true;
     }
     if (!strcmp(key, "topk_method")) {
         if (!fmi_config_method_parse(value, &c->method))
-            *st = FM_FAIL(err, FM_E_UNSUPPORTED, "topk_method: expected greedy, group_limited_greedy or noaux_tc, "
-                          "found \"%s\"", value);
+            *st = FM_FAIL(err, FM_E_UNSUPPORTED,
+                          "topk_method: expected greedy, group_limited_greedy or noaux_tc, "
+                          "found \"%s\"",
+                          value);
         return true;
     }
     if (strcmp(key, "rope_type")) return false;
     c->yarn = !strcmp(value, "yarn");
     if (!c->yarn && strcmp(value, "default"))
-        *st = FM_FAIL(err, FM_E_UNSUPPORTED, "rope_type: expected default or yarn, found \"%s\"", value);
+        *st = FM_FAIL(err, FM_E_UNSUPPORTED, "rope_type: expected default or yarn, found \"%s\"",
+                      value);
     return true;
 }
 

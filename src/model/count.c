@@ -1,5 +1,6 @@
-/* Parameters, FLOPs and bytes of a configuration. Walks the layout, so that what is counted is what is
- * allocated. Source of the attention terms: docs/notation.md letters, DeepSeek-V2 report section 2.1. */
+/* Parameters, FLOPs and bytes of a configuration. Walks the layout, so that what is counted is what
+ * is allocated. Source of the attention terms: docs/notation.md letters, DeepSeek-V2 report
+ * section 2.1. */
 #include "model/count.h"
 
 #include "model/model_build.h"
@@ -15,11 +16,13 @@ static bool in_mtp(const fm_config *c, const fm_param *p)
 void fmi_count_params(const fm_config *c, const fm_layout *l, fmi_param_counts *out)
 {
     fmi_param_counts n = {0};
-    int64_t embed = fmi_param_count(&l->params[l->embed]), head = fmi_param_count(&l->params[l->head]);
+    int64_t embed = fmi_param_count(&l->params[l->embed]),
+            head = fmi_param_count(&l->params[l->head]);
     for (int i = 0; i < l->n_params; i++) {
         const fm_param *p = &l->params[i];
         int64_t k = fmi_param_count(p);
-        bool active = p->expert < c->num_experts_per_tok; /* experts are alike: the first K stand for any */
+        bool active =
+            p->expert < c->num_experts_per_tok; /* experts are alike: the first K stand for any */
         if (in_mtp(c, p)) {
             n.mtp_total += k;
             n.mtp_active += active ? k : 0;
@@ -27,7 +30,8 @@ void fmi_count_params(const fm_config *c, const fm_layout *l, fmi_param_counts *
             n.total += k;
             n.active += active ? k : 0;
         }
-        if (p->layer == 0 && i >= l->layers[0].attn_norm + 1 && i < l->layers[0].ffn_norm) n.attention_layer += k;
+        if (p->layer == 0 && i >= l->layers[0].attn_norm + 1 && i < l->layers[0].ffn_norm)
+            n.attention_layer += k;
         if (p->kind != FM_PARAM_ROUTER_BIAS) n.trained += k;
         if (k > n.largest) n.largest = k;
     }
@@ -52,7 +56,8 @@ void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flop
     for (int i = 0; i < l->n_params; i++) {
         const fm_param *p = &l->params[i];
         double n = 2.0 * (double)fmi_param_count(p);
-        bool product = p->kind == FM_PARAM_MATRIX || p->kind == FM_PARAM_ROUTER || p->kind == FM_PARAM_HEAD;
+        bool product =
+            p->kind == FM_PARAM_MATRIX || p->kind == FM_PARAM_ROUTER || p->kind == FM_PARAM_HEAD;
         if (!product || p->expert >= c->num_experts_per_tok) continue;
         if (in_mtp(c, p)) f.mtp += n;
         else if (p->kind == FM_PARAM_ROUTER) f.router += n;
@@ -63,8 +68,10 @@ void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flop
     if (c->num_nextn_predict_layers) f.mtp += f.head + pairs * attention_pair(c, false);
     f.forward = f.matrices + f.router + f.attention + f.head;
     f.training = 3 * (f.forward + f.mtp);
-    /* Absorbed, kv_b's two halves act on the query and on the result: the same products as expanding. */
-    f.decode = f.matrices + f.router + f.head + c->num_hidden_layers * (double)L * attention_pair(c, true);
+    /* Absorbed, kv_b's two halves act on the query and on the result: the same products as
+     * expanding. */
+    f.decode =
+        f.matrices + f.router + f.head + c->num_hidden_layers * (double)L * attention_pair(c, true);
     *out = f;
 }
 
@@ -74,8 +81,8 @@ int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp)
     return ((int64_t)c->kv_lora_rank + c->qk_rope_head_dim) * layers * (int64_t)fm_dtype_bytes(dt);
 }
 
-/* Muon's scratch as train/muon.c carves it: the matrices of one group in A and F, as many at a time as
- * MUON_ELEMENTS hold (at least one), and three Gram matrices of each. */
+/* Muon's scratch as train/muon.c carves it: the matrices of one group in A and F, as many at a time
+ * as MUON_ELEMENTS hold (at least one), and three Gram matrices of each. */
 static int64_t muon_bytes(const fm_layout *l, int64_t A, int64_t F)
 {
     int64_t x = 1, gram = 1, batch = 1;
@@ -102,7 +109,8 @@ static int64_t tables_bytes(const fm_config *c, const fm_layout *l, int64_t F)
     return bytes;
 }
 
-void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_request *r, fmi_memory *out)
+void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_request *r,
+                      fmi_memory *out)
 {
     fmi_memory m = {0};
     fmi_param_counts n;
@@ -122,6 +130,7 @@ void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_r
         m.workspace += (int64_t)l->n_params * (int64_t)(sizeof(fm_segment) + sizeof(double));
         if (r->muon) m.workspace += muon_bytes(l, A, F);
     }
-    m.total = m.weights + m.masters + m.gradients + m.moments + m.activations + m.cache + m.workspace;
+    m.total =
+        m.weights + m.masters + m.gradients + m.moments + m.activations + m.cache + m.workspace;
     *out = m;
 }

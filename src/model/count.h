@@ -1,12 +1,12 @@
-/* Counting: parameters, operations, bytes. Exact, by walking the layout; nothing is estimated but what
- * is said to be. Anchors: 15.706B (V2-Lite), 235.741B (V2), 671.026B (V3). */
+/* Counting: parameters, operations, bytes. Exact, by walking the layout; nothing is estimated but
+ * what is said to be. Anchors: 15.706B (V2-Lite), 235.741B (V2), 671.026B (V3). */
 #ifndef FM_MODEL_COUNT_H
 #define FM_MODEL_COUNT_H
 
 #include "model/forward.h"
 
-/* Parameters. The MTP module is apart: its embedding and head are the main ones. "Active": what one token
- * uses, K of the E experts. */
+/* Parameters. The MTP module is apart: its embedding and head are the main ones. "Active": what one
+ * token uses, K of the E experts. */
 typedef struct fmi_param_counts {
     int64_t total;             /* main model                                                 */
     int64_t active;            /* with input embedding and head                              */
@@ -20,8 +20,8 @@ typedef struct fmi_param_counts {
 } fmi_param_counts;
 void fmi_count_params(const fm_config *c, const fm_layout *l, fmi_param_counts *out);
 
-/* Floating-point operations of one token (a multiply-add is 2), the mean over a causal row of L tokens.
- * Only products count: norms, activations, softmax and rotary do not. */
+/* Floating-point operations of one token (a multiply-add is 2), the mean over a causal row of L
+ * tokens. Only products count: norms, activations, softmax and rotary do not. */
 typedef struct fmi_flops {
     double matrices;    /* every weight matrix of attention and FFN, chosen experts only     */
     double router;
@@ -54,6 +54,7 @@ typedef struct fmi_memory {
     int64_t weights, masters, gradients, moments, activations, cache, workspace;
     int64_t total;
 } fmi_memory;
-void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_request *r, fmi_memory *out);
+void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_request *r,
+                      fmi_memory *out);
 
 #endif

@@ -30,7 +30,8 @@ static void remark(fm_loader *l, const char *fmt, ...)
 }
 
 /* Fathom: every parameter's tensor is there as it must be. */
-static fm_status judge_fathom(fm_inspection *r, const fm_tensors *t, const fm_config *c, fm_err *err)
+static fm_status judge_fathom(fm_inspection *r, const fm_tensors *t, const fm_config *c,
+                              fm_err *err)
 {
     fm_layout l;
     fm_err first = {0};
@@ -54,7 +55,8 @@ static void judge_transformers(fm_inspection *r, const fm_config *c)
     fm_loader *l = loader(r, "transformers", true);
     if (c->n_routed_experts == 0) {
         l->loads = false;
-        remark(l, "a dense twin has no class there: its layers' FFN width is not intermediate_size");
+        remark(l,
+               "a dense twin has no class there: its layers' FFN width is not intermediate_size");
         return;
     }
     if (v3 && (c->scoring != FM_ROUTE_SIGMOID || c->method != FM_ROUTE_NOAUX))
@@ -67,8 +69,10 @@ static void judge_transformers(fm_inspection *r, const fm_config *c)
     if (r->mtp && c->num_hidden_layers == 61)
         remark(l, "the MTP module at layer 61 is ignored");
     else if (r->mtp)
-        remark(l, "the MTP module (model.layers.%d.*) is listed as unused: only layer 61 is ignored "
-               "silently; fathom convert --no-mtp leaves it out", c->num_hidden_layers);
+        remark(l,
+               "the MTP module (model.layers.%d.*) is listed as unused: only layer 61 is ignored "
+               "silently; fathom convert --no-mtp leaves it out",
+               c->num_hidden_layers);
 }
 
 static void judge_vllm(fm_inspection *r, const fm_config *c)
@@ -77,8 +81,11 @@ static void judge_vllm(fm_inspection *r, const fm_config *c)
     fm_loader *l = loader(r, "vllm", true);
     if (row != 576 && row != 320) {
         l->loads = false;
-        remark(l, "latent rows of 320 and 576 only, these have %d (kv_lora_rank %d + qk_rope_head_dim %d)", row,
-               c->kv_lora_rank, c->qk_rope_head_dim);
+        remark(
+            l,
+            "latent rows of 320 and 576 only, these have %d (kv_lora_rank %d + "
+             "qk_rope_head_dim %d)",
+            row, c->kv_lora_rank, c->qk_rope_head_dim);
     }
     if (c->n_routed_experts == 0) l->loads = false, remark(l, "a dense twin has no class there");
 }
@@ -88,7 +95,8 @@ static fm_status list_tensors(fm_inspection *r, const fm_tensors *t, fm_err *err
     r->n_tensors = fm_tensors_count(t);
     r->n_files = fm_tensors_shards(t);
     r->tensors = fmi_zalloc((size_t)r->n_tensors * sizeof *r->tensors + 1);
-    if (!r->tensors) return FM_FAIL(err, FM_E_NOMEM, "%s: %d tensors", fm_tensors_path(t), r->n_tensors);
+    if (!r->tensors)
+        return FM_FAIL(err, FM_E_NOMEM, "%s: %d tensors", fm_tensors_path(t), r->n_tensors);
     for (int i = 0; i < r->n_tensors; i++) {
         const fm_tensor_info *s = fm_tensors_at(t, i);
         fm_tensor_row *d = &r->tensors[i];

@@ -1,6 +1,6 @@
 /* The list of parameters that a configuration implies: names, shapes and kinds in checkpoint order,
- * and per layer the indices into it. No memory stands behind a bare layout; model.c and checkpoint.c
- * put it there. Names: those of the published Hugging Face checkpoints. */
+ * and per layer the indices into it. No memory stands behind a bare layout; model.c and
+ * checkpoint.c put it there. Names: those of the published Hugging Face checkpoints. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

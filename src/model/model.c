@@ -1,6 +1,7 @@
-/* A model's life: shell, weights in one device arena, rotary and expert tables, random initialisation,
- * host access to single parameters, and the context it runs on. What a checkpoint adds is in
- * checkpoint.c. Host code here never touches device memory: all goes through fm_read and fm_write. */
+/* A model's life: shell, weights in one device arena, rotary and expert tables, random
+ * initialisation, host access to single parameters, and the context it runs on. What a checkpoint
+ * adds is in checkpoint.c. Host code here never touches device memory: all goes through fm_read and
+ * fm_write. */
 #include <complex.h>
 #include <string.h>
 
@@ -10,13 +11,15 @@
 #define ROPE_ROWS_MAX 163840
 #define CHUNK 262144 /* elements that pass through host memory at a time */
 
-fm_status fm_context_open(const char *device, const char *isa, int threads, fm_exec **out, fm_err *err)
+fm_status fm_context_open(const char *device, const char *isa, int threads, fm_exec **out,
+                          fm_err *err)
 {
     fm_exec_opts o = {.device = device, .threads = threads, .isa_max = -1};
     if (isa) {
         o.isa_max = fm_isa_parse(isa);
         if (o.isa_max < 0)
-            return FM_FAIL(err, FM_E_UNSUPPORTED, "isa: expected scalar, avx2, avx512 or amx, found \"%s\"", isa);
+            return FM_FAIL(err, FM_E_UNSUPPORTED,
+                           "isa: expected scalar, avx2, avx512 or amx, found \"%s\"", isa);
     }
     return fm_exec_open(&o, out, err);
 }
@@ -46,7 +49,8 @@ static fm_status rope_tables(fm_model *m, fm_err *err)
 {
     const fm_config *c = &m->cfg;
     fm_dtype full = fmi_full_dtype(m->dt);
-    m->rope_rows = c->max_position_embeddings < ROPE_ROWS_MAX ? c->max_position_embeddings : ROPE_ROWS_MAX;
+    m->rope_rows =
+        c->max_position_embeddings < ROPE_ROWS_MAX ? c->max_position_embeddings : ROPE_ROWS_MAX;
     int64_t n = m->rope_rows * (c->qk_rope_head_dim / 2);
     size_t bytes = (size_t)n * fm_dtype_bytes(full);
     double *cosv = fmi_alloc((size_t)n * sizeof *cosv), *sinv = fmi_alloc((size_t)n * sizeof *sinv);
@@ -71,8 +75,8 @@ done:
     return st;
 }
 
-fm_status fmi_model_shell(fm_exec *x, const fm_config *c, fm_dtype dt, bool absorbed, fm_model **out,
-                          fm_err *err)
+fm_status fmi_model_shell(fm_exec *x, const fm_config *c, fm_dtype dt, bool absorbed,
+                          fm_model **out, fm_err *err)
 {
     fm_status st = fmi_config_check(c, err);
     if (st) return st;
@@ -193,7 +197,8 @@ static bool rounds(const fm_model *m, const fm_param *p)
     return m->dt == FM_DTYPE_BF16 && p->kind != FM_PARAM_ROUTER_BIAS;
 }
 
-fm_status fmi_param_write_part(fm_model *m, int i, int64_t begin, int64_t n, const void *f, fm_err *err)
+fm_status fmi_param_write_part(fm_model *m, int i, int64_t begin, int64_t n, const void *f,
+                               fm_err *err)
 {
     const fm_param *p = &m->lay.params[i];
     size_t size = fm_dtype_bytes(p->dtype);
@@ -229,7 +234,8 @@ fm_status fmi_param_read(const fm_model *m, int i, void *out_f, fm_err *err)
     int64_t n = fmi_param_count(p);
     size_t size = fm_dtype_bytes(p->dtype);
     if (p->dtype != FM_DTYPE_BF16) return fm_read(m->x, out_f, p->w, (size_t)n * size, err);
-    /* The halves go to the upper half of out_f and widen upwards: each write stays below what is unread. */
+    /* The halves go to the upper half of out_f and widen upwards: each write stays below what is
+     * unread. */
     float *out = out_f;
     char *half = (char *)out_f + (size_t)n * 2;
     fm_status st = fm_read(m->x, half, p->w, (size_t)n * 2, err);
@@ -257,12 +263,14 @@ static void init_share(void *arg, int tid, int n_threads)
     int64_t b, e;
     fmi_pool_share(j->n, 64, tid, n_threads, &b, &e);
     for (int64_t k = b; k < e; k++) {
-        double v = j->std * fmi_rng_normal(j->seed, (uint32_t)j->param, (uint64_t)(j->begin + k), FMI_RNG_INIT);
+        double v = j->std * fmi_rng_normal(j->seed, (uint32_t)j->param, (uint64_t)(j->begin + k),
+                                           FMI_RNG_INIT);
         from_double(j->full, &v, 1, (char *)j->out + (size_t)k * fm_dtype_bytes(j->full));
     }
 }
 
-static fm_status init_param(fm_model *m, fmi_pool *pool, uint64_t seed, int i, void *buf, fm_err *err)
+static fm_status init_param(fm_model *m, fmi_pool *pool, uint64_t seed, int i, void *buf,
+                            fm_err *err)
 {
     const fm_param *p = &m->lay.params[i];
     int64_t n = fmi_param_count(p);

@@ -11,7 +11,8 @@
 #include "model/count.h"
 #include "model/shape.h"
 
-fm_status fm_model_find(const char *name, const char *const *roots, int n_roots, fm_text *out, fm_err *err)
+fm_status fm_model_find(const char *name, const char *const *roots, int n_roots, fm_text *out,
+                        fm_err *err)
 {
     char *path = NULL;
     fm_status st = fmi_model_dir_resolve(name, roots, n_roots, &path, err);
@@ -31,7 +32,8 @@ fm_status fmi_config_of_path(const char *path, fm_config *c, fm_err *err)
 {
     if (!fmi_path_exists(path)) return FM_FAIL(err, FM_E_IO, "%s: no such model", path);
     size_t n = strlen(path);
-    if (fmi_path_is_dir(path) || (n > 5 && !strcmp(path + n - 5, ".json"))) return fmi_config_read(path, c, err);
+    if (fmi_path_is_dir(path) || (n > 5 && !strcmp(path + n - 5, ".json")))
+        return fmi_config_read(path, c, err);
     char *dir = fmi_path_parent(path);
     fm_status st = dir ? fmi_config_read(dir, c, err) : FM_FAIL(err, FM_E_NOMEM, "%s", path);
     fmi_free(dir);
@@ -52,11 +54,14 @@ fm_status fmi_shape_config(const fm_shape_opts *o, fm_config *out, fm_err *err)
 {
     fm_config c;
     if (!o->preset == !o->model)
-        return FM_FAIL(err, FM_E_FORMAT, "expected a preset or a model, found %s", o->preset ? "both" : "neither");
-    fm_status st = o->preset ? fmi_config_preset(o->preset, &c, err) : fmi_config_of_path(o->model, &c, err);
+        return FM_FAIL(err, FM_E_FORMAT, "expected a preset or a model, found %s",
+                       o->preset ? "both" : "neither");
+    fm_status st =
+        o->preset ? fmi_config_preset(o->preset, &c, err) : fmi_config_of_path(o->model, &c, err);
     if (!st && o->depth) {
         if (o->depth < 1 || o->depth > INT32_MAX)
-            return FM_FAIL(err, FM_E_RANGE, "depth: expected at least 1, found %lld", (long long)o->depth);
+            return FM_FAIL(err, FM_E_RANGE, "depth: expected at least 1, found %lld",
+                           (long long)o->depth);
         c.num_hidden_layers = (int)o->depth;
     }
     for (int i = 0; i < o->n_set && !st; i++) st = apply(&c, o->set[i], err);
@@ -142,18 +147,20 @@ fm_status fm_shape_get(const fm_shape_opts *o, int64_t length, fm_shape *out, fm
     return st ? st : fmi_shape_fill(&c, length, out, err);
 }
 
-fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_memory *out, fm_err *err)
+fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_memory *out,
+                          fm_err *err)
 {
     fm_config c;
     fm_layout l;
     fmi_memory n;
     fm_status st = fmi_shape_config(o, &c, err);
     if (st) return st;
-    if (m->rows < 1 || m->rows > INT32_MAX || m->length < 1 || m->length > INT32_MAX || m->sequences < 0 ||
-        m->sequences > INT32_MAX)
+    if (m->rows < 1 || m->rows > INT32_MAX || m->length < 1 || m->length > INT32_MAX ||
+        m->sequences < 0 || m->sequences > INT32_MAX)
         return FM_FAIL(err, FM_E_RANGE, "rows, length and sequences: expected 1 to 2147483647");
     if (m->training && m->rows % m->length)
-        return FM_FAIL(err, FM_E_RANGE, "rows: expected a multiple of the row length %lld, found %lld",
+        return FM_FAIL(err, FM_E_RANGE,
+                       "rows: expected a multiple of the row length %lld, found %lld",
                        (long long)m->length, (long long)m->rows);
     st = fmi_layout_new(&c, &l, err);
     if (st) return st;
@@ -163,6 +170,7 @@ fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_me
                             .cache_tokens = m->training ? 0 : m->sequences * pages * FM_PAGE_ROWS};
     fmi_count_memory(&c, &l, &r, &n);
     fmi_layout_free(&l);
-    *out = (fm_memory){n.weights, n.masters, n.gradients, n.moments, n.activations, n.cache, n.workspace, n.total};
+    *out = (fm_memory){n.weights,     n.masters, n.gradients, n.moments,
+                       n.activations, n.cache,   n.workspace, n.total};
     return FM_OK;
 }
