@@ -4,8 +4,9 @@
 #include "support.h"
 
 #include "fathom/session.h"
-#include "infer/stopper.h"
+#include "infer/session.h"
 #include "io/json.h"
+#include "io/safetensors.h"
 #include "model/model.h"
 
 static fm_err ok_err;
@@ -256,6 +257,44 @@ static void test_drafts(void **state)
     draft_case("cpu", FM_DTYPE_BF16, false, 1);
     draft_case("fence", FM_DTYPE_F32, true, 3);
     draft_case("fence", FM_DTYPE_F32, false, 1);
+}
+
+/* The draft beside the first new token is what the MTP block says without any cache: the best of
+ * `fathom logits --mtp` in the row that reads that token. */
+static void draft_token_case(machine *mc, int n, int64_t chunk)
+{
+    int32_t ids[ANSWER_MAX + 1];
+    char path[128];
+    fm_tensors *t = NULL;
+    const fm_tensor_info *info;
+    answer a = {0};
+    for (int i = 0; i < n; i++) ids[i] = (i * 37 + i * i) % 320;
+    fm_session *s = session(mc, &(fm_session_opts){.draft = FM_DRAFT_MTP, .chunk = chunk});
+    run(s, 0, ids, n, (fm_generate_opts){.tokens_max = 1}, &a);
+    ids[n] = a.id[0];
+    snprintf(path, sizeof path, "%s/mtp.safetensors", test_dir());
+    OK(fm_model_logits(mc->m, ids, 1, n + 1, &(fm_logits_opts){.mtp = true}, path, &ok_err));
+    OK(fm_tensors_open(path, &t, &ok_err));
+    OK(fm_tensors_get(t, "mtp_logits", &info, &ok_err));
+    assert_int_equal(info->dims[1], n);
+    const float *row = (const float *)info->data + (size_t)(n - 1) * 320;
+    int best = 0;
+    for (int w = 1; w < 320; w++)
+        if (row[w] > row[best]) best = w;
+    assert_int_equal(s->e->seq[0].draft, best);
+    fm_tensors_close(t);
+    fm_session_close(s);
+}
+
+static void test_draft_token(void **state)
+{
+    (void)state;
+    static const int lengths[] = {1, 2, 40, 64, 65, 100, 130};
+    for (int absorbed = 0; absorbed < 2; absorbed++) {
+        machine mc = machine_open("cpu", "v3-mtp", FM_DTYPE_F32, absorbed);
+        for (int i = 0; i < 7; i++) draft_token_case(&mc, lengths[i], i & 1 ? 7 : 0);
+        machine_close(&mc);
+    }
 }
 
 /* A context that goes on, back and on again gives the bytes of one that never did. */
@@ -579,7 +618,8 @@ int main(void)
         cmocka_unit_test(test_stopper),  cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_greedy_fence), cmocka_unit_test(test_greedy_whole),
         cmocka_unit_test(test_batch),
-        cmocka_unit_test(test_drafts),   cmocka_unit_test(test_turns),
+        cmocka_unit_test(test_drafts),   cmocka_unit_test(test_draft_token),
+        cmocka_unit_test(test_turns),
         cmocka_unit_test(test_auto),     cmocka_unit_test(test_counts),
         cmocka_unit_test(test_score),    cmocka_unit_test(test_errors),
         cmocka_unit_test(test_memory),

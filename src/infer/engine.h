@@ -11,7 +11,8 @@
  * Drafts: the MTP row beside the last token predicts the token after it (draft 1), found by the
  * step that chose the last token. Further drafts run at the start of the next step, one pass each,
  * from the block's own hidden state; their cache rows are overwritten by the true ones later in the
- * same step. A rejected draft leaves rows past len; the next step overwrites them in both caches. */
+ * same step. A rejected draft leaves rows past len; the next step overwrites them in both caches.
+ */
 #ifndef FM_INFER_ENGINE_H
 #define FM_INFER_ENGINE_H
 
