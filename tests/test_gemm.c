@@ -1,6 +1,6 @@
-/* Fast matrix products against the reference operator: the same bytes for every kind, dtype, level and
- * number of threads, over ragged shapes, strides, batches and groups. Operands end at an unreadable
- * page and the gaps between rows are NaN, so that reading past an operand shows. */
+/* Fast matrix products against the reference operator: the same bytes for every kind, dtype, level
+ * and number of threads, over ragged shapes, strides, batches and groups. Operands end at an
+ * unreadable page and the gaps between rows are NaN, so that reading past an operand shows. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -318,7 +318,8 @@ static void test_row_invariance(void **state)
                         .a = a.data + m * K * 2, .b = w.data, .c = (z ? got : want) + m * N * 2,
                         .kind = kinds[kind], .m = rows, .n = N, .k = K, .lda = K, .ldb = wb,
                         .ldc = N, .dt = H, .dtc = H });
-                    if (z) assert_memory_equal(got + m * N * 2, want + m * N * 2, (size_t)rows * N * 2);
+                    size_t at = (size_t)m * N * 2, bytes = (size_t)rows * N * 2;
+                    if (z) assert_memory_equal(got + at, want + at, bytes);
                 }
             buf_free(&a);
             buf_free(&w);

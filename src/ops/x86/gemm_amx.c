@@ -1,10 +1,10 @@
 /* bf16 matrix products on AMX tiles: blocks of 32 x 32 outputs in four accumulator tiles.
  *
  * TDPBF16PS is the step of docs/numerics.md, so the only duty here is to feed it in order. R rows
- * lie in memory as a tile wants them and are loaded in place (copied only at ragged ends or when
- * their stride is unkind to the caches); P is packed in pairs of k. Per step of 32 a block costs four
- * tile loads (4 KiB) for four products (64 cycles); prefetching the panel one step ahead hides that
- * it comes from L2. Bound, reached and refused: docs/kernels/gemm.md. */
+ * lie in memory as a tile wants them and are loaded in place (copied only at ragged ends); P is
+ * packed in pairs of k. Per step of 32 a block costs four tile loads (4 KiB) and four products (64
+ * cycles). What the next block reads and where it will write are fetched meanwhile. Bound, reached
+ * and refused: docs/kernels/gemm.md. */
 #include <immintrin.h>
 #include <string.h>
 
@@ -12,6 +12,7 @@
 
 #define K_BLOCK 4096
 #define STEP_BYTES 2048 /* 32 rows of 32 bf16 */
+#define ALWAYS static inline __attribute__((always_inline))
 
 typedef struct __attribute__((packed)) tile_config {
     uint8_t palette, start_row, reserved[14];
@@ -93,11 +94,13 @@ static inline __mmask32 mask32(int64_t n)
 }
 
 /* rows x k elements (at most 32 x 32) into rows of 64 bytes, zeros around. */
-static void copy_padded(char *dst, int dst_rows, const char *src, int64_t stride, int rows, int64_t k)
+static void copy_padded(char *dst, int dst_rows, const char *src, int64_t stride, int rows,
+                        int64_t k)
 {
     __mmask32 m = mask32(k);
     for (int i = 0; i < dst_rows; i++) {
-        __m512i v = i < rows ? _mm512_maskz_loadu_epi16(m, src + i * stride) : _mm512_setzero_si512();
+        __m512i v = _mm512_setzero_si512();
+        if (i < rows) v = _mm512_maskz_loadu_epi16(m, src + i * stride);
         _mm512_store_si512(dst + 64 * i, v);
     }
 }
@@ -133,10 +136,16 @@ static void pack_across(char *dst, const char *src, int64_t stride, int rows, in
     }
 }
 
-static void pack_bf16(void *dst, const fmi_gemm_view *v, int64_t row, int rows, int64_t k0, int64_t k)
+static const char *view_at(const fmi_gemm_view *v, int64_t row, int64_t k)
+{
+    return (const char *)v->p + 2 * (v->across ? k * v->ld + row : row * v->ld + k);
+}
+
+static void pack_bf16(void *dst, const fmi_gemm_view *v, int64_t row, int rows, int64_t k0,
+                      int64_t k)
 {
     int64_t stride = 2 * v->ld;
-    const char *src = (const char *)v->p + (v->across ? k0 * stride + 2 * row : row * stride + 2 * k0);
+    const char *src = view_at(v, row, k0);
     if (v->across) {
         pack_across(dst, src, stride, rows, k);
         return;
@@ -158,8 +167,8 @@ static void pack_bf16(void *dst, const fmi_gemm_view *v, int64_t row, int rows, 
         }
 }
 
-/* R across (TN): 32 rows k of up to 32 elements a step. The rows lie in lines far apart, which no hardware
- * prefetcher follows, so they are asked for two steps early. */
+/* R across (TN): 32 rows k of up to 32 elements a step. The rows lie in lines far apart, which no
+ * hardware prefetcher follows, so they are asked for two steps early. */
 static void rows_across(char *o, const char *src, int64_t stride, int rows, int64_t k)
 {
     for (int64_t t = 0; t < k; t += 32, o += STEP_BYTES, src += 32 * stride) {
@@ -180,7 +189,7 @@ static void prepare_bf16(fmi_gemm_rows *out, char *scratch, const fmi_gemm_view 
                          int rows, int64_t k0, int64_t k)
 {
     int64_t stride = 2 * v->ld;
-    const char *src = (const char *)v->p + (v->across ? k0 * stride + 2 * row : row * stride + 2 * k0);
+    const char *src = view_at(v, row, k0);
     *out = (fmi_gemm_rows){ .p = scratch, .row_bytes = 64, .half_bytes = 1024,
                             .step_bytes = STEP_BYTES, .k = (k + 31) / 32 * 32, .rows = rows };
     if (row + 32 < v->rows) {
@@ -206,52 +215,47 @@ static void prepare_bf16(fmi_gemm_rows *out, char *scratch, const fmi_gemm_view 
     }
 }
 
-/* Between tile instructions: fetch 256 bytes of the panel into L1, and spread the tile instructions out.
- * Issued back to back they run 1.8 times slower while the core's other hyperthread is busy
- * (docs/kernels/gemm.md); alone, the gap costs nothing. */
-static inline __attribute__((always_inline)) void gap(const char *p)
+/* Stands between tile instructions. Issued back to back they run 1.7 times slower while the core's
+ * other hyperthread is busy (docs/kernels/gemm.md); alone, the gap costs nothing. */
+ALWAYS void gap(void)
 {
-    for (int i = 0; i < 4; i++) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
-    __asm__ volatile("nop\n\tnop\n\tnop\n\tnop");
+    __asm__ volatile("nop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop");
 }
 
-/* One step: the tiles of R at a (second half at a + half) by the panel at b. two_r, two_p: both halves
- * live. The next step of the panel is fetched meanwhile. */
-static inline __attribute__((always_inline)) void step(const char *a, int64_t stride, int64_t half,
-                                                       const char *b, bool two_r, bool two_p)
+/* One step: the tiles of R at a (second half at a + half) by the panel at b. two_r, two_p: both
+ * halves live. */
+ALWAYS void step(const char *a, int64_t stride, int64_t half, const char *b, bool two_r, bool two_p)
 {
-    const char *next = b + STEP_BYTES;
     _tile_loadd(4, a, stride);
-    gap(next);
+    gap();
     if (two_r) {
         _tile_loadd(5, a + half, stride);
-        gap(next + 256);
+        gap();
     }
     _tile_loadd(6, b, 64);
-    gap(next + 512);
+    gap();
     if (two_p) {
         _tile_loadd(7, b + 1024, 64);
-        gap(next + 768);
+        gap();
     }
     _tile_dpbf16ps(0, 4, 6);
-    gap(next + 1024);
+    gap();
     if (two_p) {
         _tile_dpbf16ps(1, 4, 7);
-        gap(next + 1280);
+        gap();
     }
     if (two_r) {
         _tile_dpbf16ps(2, 5, 6);
-        gap(next + 1536);
+        gap();
     }
     if (two_r && two_p) {
         _tile_dpbf16ps(3, 5, 7);
-        gap(next + 1792);
+        gap();
     }
 }
 
-static inline __attribute__((always_inline)) void block(const fmi_gemm_rows *r, const char *b,
-                                                        float *acc, int64_t ld, bool load, bool two_r,
-                                                        bool two_p)
+ALWAYS void block(const fmi_gemm_rows *r, const char *b, float *acc, int64_t ld, bool load,
+                  bool two_r, bool two_p)
 {
     int64_t ldb = 4 * ld;
     if (load) {
@@ -317,7 +321,9 @@ static void store_bf16(const float *acc, int64_t ldacc, int rows, int cols, cons
 
 const fmi_gemm_kern fmi_gemm_bf16_amx = {
     .block = 32, .panel = 32, .packed_bytes = 2, .k_round = 32, .k_block = K_BLOCK,
-    .rows_bytes = K_BLOCK / 32 * STEP_BYTES, .tiles = true,
+    .rows_bytes = K_BLOCK / 32 * STEP_BYTES, .tiles = true, .mac = 1.0 / 512, .pack_cost = 0.08,
+    .pack_cost_across = 0.035, .rows_cost = 0.01, .rows_cost_across = 0.1, .unit_r = 16,
+    .unit_p = 16,
     .pack = pack_bf16, .prepare = prepare_bf16, .mul = mul_bf16, .store = fmi_gemm_store_avx512,
 };
 

@@ -1,6 +1,6 @@
-/* Matrix products on AVX2: the vectors of 8 floats for gemm_vec.inc. Blocks of 6 x 16 outputs; a bf16
- * step takes 3 rows x 2 vectors x 2 chains = 12 registers. Tails go through masks or copies of the live
- * elements, so nothing past an operand's last element is read. */
+/* Matrix products on AVX2: the vectors of 8 floats for gemm_vec.inc. Blocks of 6 x 16 outputs; a
+ * bf16 step takes 3 rows x 2 vectors x 2 chains = 12 registers. Tails go through masks or copies of
+ * the live elements, so nothing past an operand's last element is read. */
 #include <immintrin.h>
 #include <string.h>
 

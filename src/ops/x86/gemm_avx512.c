@@ -1,6 +1,6 @@
-/* Matrix products on AVX-512: the vectors of 16 floats for gemm_vec.inc. Blocks of 12 x 32 outputs; a
- * bf16 step takes 6 rows x 2 vectors x 2 chains = 24 registers. Tails are masked, so nothing past an
- * operand's last element is read. */
+/* Matrix products on AVX-512: the vectors of 16 floats for gemm_vec.inc. Blocks of 12 x 32 outputs;
+ * a bf16 step takes 6 rows x 2 vectors x 2 chains = 24 registers. Tails are masked, so nothing past
+ * an operand's last element is read. */
 #include <immintrin.h>
 
 #include "ops/ref/ref.h"
@@ -80,7 +80,8 @@ static inline void v_transpose(V t[16])
         u[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
     }
     for (int i = 0; i < 4; i++) {
-        V a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+        V a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
+        V b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
         V c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
         V d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
         t[i] = _mm512_shuffle_f32x4(a, c, 0x88);

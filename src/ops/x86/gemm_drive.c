@@ -5,7 +5,7 @@
  * each thread owns a contiguous range of equal cost, so no output is ever shared. Within a range
  * the panels are packed once and used for all blocks of R. The chain of an output runs over pieces
  * of k: a TN chunk is a chain and a piece of its own; otherwise there is one chain, in one piece
- * unless a single packed panel would not fit the scratch. Nothing here rounds or adds: kernels do. */
+ * unless a single packed panel would not fit the scratch. Nothing here rounds or adds. */
 #include <string.h>
 #include <xmmintrin.h>
 
@@ -14,8 +14,7 @@
 #define PANELS_MAX ((size_t)5 << 19)  /* scratch for packed P                     */
 #define PANELS_AIM ((size_t)1 << 20)  /* what leaves room for R and C in L2       */
 #define ACC_COLS 1024                 /* columns of a unit, at most               */
-#define ACC_LD (ACC_COLS + 16)        /* their row length; off the power of two so that rows differ in
-                                         L1 set */
+#define ACC_LD (ACC_COLS + 16)        /* their row length: rows differ in L1 set  */
 #define CSR_FTZ_DAZ 0x8040u
 
 typedef struct problem {
@@ -38,8 +37,8 @@ typedef struct drive {
     int64_t total_cost;
 } drive;
 
-/* A finished block still to be written. Reading a tile back right after it was stored stalls, so a block
- * is written after the next one has been issued. */
+/* A finished block still to be written. Reading a tile back right after it was stored stalls, so a
+ * block is written after the next one has been issued. */
 typedef struct pending {
     const float *acc;     /* NULL: nothing waits */
     int rows, cols;
@@ -62,14 +61,18 @@ static int64_t round_up(int64_t x, int64_t to)
     return (x + to - 1) / to * to;
 }
 
-/* Cycles spent around the products when R has n_r rows and P n_p, for choosing roles: packing, the
- * transposing store, preparing R. Rough; any choice gives the same bits. */
-static double role_cost(const problem *q, int n_threads)
+/* Cycles of the products, of packing, of preparing R and of a transposing store, for choosing
+ * roles. Rough; any choice gives the same bits. */
+static double role_cost(const problem *q, const drive *d)
 {
-    double k = (double)q->k, pack = q->p.across ? 0.035 : 0.08, rows = q->r.across ? 0.1 : 0.01;
+    const fmi_gemm_kern *kern = d->kern;
+    double k = (double)q->k, pack = q->p.across ? kern->pack_cost_across : kern->pack_cost;
+    double rows = q->r.across ? kern->rows_cost_across : kern->rows_cost;
     double again = q->p.across && q->r.across ? (double)(q->n_p + 767) / 768 : 1;
-    double share = n_threads < q->n_r / 32 + 1 ? n_threads : (double)(q->n_r / 32 + 1);
-    double cost = pack * (double)q->n_p * k * share + rows * (double)q->n_r * k * again;
+    int64_t blocks = q->n_r / 32 + 1;
+    double share = d->ctx->n_threads < blocks ? d->ctx->n_threads : (double)blocks;
+    double r = (double)round_up(q->n_r, kern->unit_r), p = (double)round_up(q->n_p, kern->unit_p);
+    double cost = k * (kern->mac * r * p + pack * (double)q->n_p * share + rows * r * again);
     if (q->dst.transposed) cost += 0.25 * (double)q->n_p * (double)q->n_r;
     return cost;
 }
@@ -101,7 +104,7 @@ static void plan_blocks(problem *q, const drive *d)
     if (fit > ACC_COLS / panel) fit = ACC_COLS / panel;
     if (fit < 1) fit = 1;
     int64_t groups = (all + fit - 1) / fit, want = 4 * (int64_t)d->ctx->n_threads;
-    if (groups * q->n_blocks < want && q->n_blocks > 0) groups = (want + q->n_blocks - 1) / q->n_blocks;
+    if (groups * q->n_blocks < want) groups = (want + q->n_blocks - 1) / q->n_blocks;
     if (groups > all) groups = all;
     int64_t per = groups > 0 ? (all + groups - 1) / groups : 1;
     q->group_rows = per * panel;
@@ -151,12 +154,12 @@ static void plan_problem(problem *q, const drive *d, int i)
     if (m <= 0 || a->n <= 0 || (k <= 0 && a->accumulate && a->kind == FM_GEMM_TN)) return;
     problem s = *q;
     swap_roles(&s);
-    if (role_cost(&s, d->ctx->n_threads) < role_cost(q, d->ctx->n_threads)) *q = s;
+    if (role_cost(&s, d) < role_cost(q, d)) *q = s;
     plan_blocks(q, d);
 }
 
-/* Packs a group for k0 .. k0+k-1. An operand that lies across is walked 32 rows of memory at a time over
- * all panels, so that memory is read in runs and not one line a row. */
+/* Packs a group for k0 .. k0+k-1. An operand that lies across is walked 32 rows of memory at a time
+ * over all panels, so that memory is read in runs and not one line a row. */
 static void pack_group(const worker *w, const problem *q, int64_t group, int64_t k0, int64_t k)
 {
     const fmi_gemm_kern *kern = w->d->kern;
@@ -185,9 +188,9 @@ static fmi_gemm_dst dst_at(const fmi_gemm_dst *d, int64_t r, int64_t p)
 
 static void flush(worker *w)
 {
-    if (w->wait.acc)
-        w->d->kern->store(w->wait.acc, FMI_GEMM_PANEL_MAX, w->wait.rows, w->wait.cols, &w->wait.dst);
-    w->wait.acc = NULL;
+    pending *p = &w->wait;
+    if (p->acc) w->d->kern->store(p->acc, FMI_GEMM_PANEL_MAX, p->rows, p->cols, &p->dst);
+    p->acc = NULL;
 }
 
 /* One unit over one piece k0 .. k0+k-1; dst: where the unit's first output goes. begins, ends: the
@@ -216,7 +219,8 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
             int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
             fmi_gemm_dst c = dst_at(dst, 0, p - p0);
             bool more = p + kern->panel < p1;
-            if (last) r.touch = dst_at(dst, more ? 0 : kern->block, more ? p - p0 + kern->panel : 0).c;
+            if (last && more) r.touch = dst_at(dst, 0, p - p0 + kern->panel).c;
+            else if (last) r.touch = dst_at(dst, kern->block, 0).c;
             if (whole && plain && cols == kern->panel) {
                 kern->mul(&r, panel, cols, (float *)(void *)c.c, c.ldc, load);
             } else if (whole) {

@@ -1,4 +1,4 @@
-/* Fast matrix products: what the driver (gemm_drive.c) and the kernels of each instruction set share.
+/* Fast matrix products: what the driver (gemm_drive.c) and the kernels of each level share.
  *
  * A product is cut into blocks of outputs. Of its two operands one plays R, whose rows are the rows
  * of a block, the other P, which is packed into panels of `panel` rows. Normally R is A and P is
@@ -64,6 +64,9 @@ typedef struct fmi_gemm_kern {
     int64_t k_block;       /* most k of one mul, multiple of 32                */
     size_t rows_bytes;     /* scratch of prepare                               */
     bool tiles;            /* needs the tile configuration                     */
+    /* Rough cycles an element, for choosing roles; units that live rows are rounded up to. */
+    double mac, pack_cost, pack_cost_across, rows_cost, rows_cost_across;
+    int unit_r, unit_p;
     /* Packs rows row .. row+rows-1 and k0 .. k0+k-1 of v as one panel, zero-padded. */
     void (*pack)(void *dst, const fmi_gemm_view *v, int64_t row, int rows, int64_t k0, int64_t k);
     void (*prepare)(fmi_gemm_rows *out, char *scratch, const fmi_gemm_view *v, int64_t row,
