@@ -35,9 +35,10 @@ void fm_text_deinit(fm_text *text);
 
 typedef struct fm_tokenizer fm_tokenizer;
 
-/* Opens a tokenizer.json, or the one in a model directory. tokenizer_config.json, config.json and
- * chat_template.jinja beside it are read when they are there: they name bos, eos, pad and the chat
- * template. Errors: IO; FORMAT and UNSUPPORTED name the file and the entry. */
+/* Opens a tokenizer.json, or the one in a model directory or beside a .safetensors file.
+ * tokenizer_config.json, config.json and chat_template.jinja there are read when they exist: they
+ * name bos, eos, pad and the chat template. Errors: IO; FORMAT and UNSUPPORTED name the file and the
+ * entry. */
 fm_status fm_tokenizer_open(const char *path, fm_tokenizer **out, fm_err *err);
 
 /* The same from memory: n bytes of a tokenizer.json; `name` stands for the file in messages. */

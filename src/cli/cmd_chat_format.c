@@ -1,19 +1,11 @@
 /* fathom chat-format: messages to the text and ids a model is given. */
-#include <getopt.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "fathom/chat.h"
 #include "text_io.h"
 
-static const char help[] =
-    "usage: fathom chat-format --model DIR|FILE --jsonl [--format NAME] < requests\n"
-    "\n"
-    "Reads {\"messages\": [...], \"add_generation_prompt\": bool, \"thinking\": bool} a line\n"
-    "and prints {\"text\": ..., \"ids\": [...]} a line.\n"
-    "\n"
-    "  --model M      a model directory or a tokenizer.json\n"
-    "  --format NAME  v3, r1 or v3.1; otherwise told by the model's chat template\n"
-    "  --jsonl        one request a line (the only form)\n";
+#define NAME "chat-format"
 
 typedef struct chat_arg {
     const fm_tokenizer *tok;
@@ -46,21 +38,20 @@ static int run(const char *model, const char *format)
     fm_tokenizer *tok = NULL;
     chat_arg a = {0};
     char bos[256] = "";
-    if (fm_tokenizer_open(model, &tok, &err)) return text_fail("chat-format", err.text);
+    int rc = text_open_tokenizer(NAME, model, &tok);
+    if (rc != CLI_GO_ON) return rc;
     a.tok = tok;
-    fm_status st = format ? fm_chat_format_get(format, &a.format, &err)
-                          : fm_chat_format_read(fm_tokenizer_chat_template(tok), &a.format, &err);
-    int rc;
-    if (st) {
-        char text[FM_ERR_TEXT_MAX + 64];
-        snprintf(text, sizeof text, format ? "%s" : "%s; name one with --format", err.text);
-        rc = text_fail("chat-format", text);
+    if (format && fm_chat_format_get(format, &a.format, &err)) {
+        rc = cli_fail(NAME, "%s", err.text);
+    } else if (!format &&
+               fm_chat_format_read(fm_tokenizer_chat_template(tok), &a.format, &err)) {
+        rc = cli_fail(NAME, "%s; name one with --format", err.text);
     } else {
         size_t n;
         const char *s = fm_tokenizer_token_bytes(tok, fm_tokenizer_bos(tok), &n);
         if (s && n < sizeof bos) memcpy(bos, s, n);
         a.bos = bos;
-        rc = text_each_line("chat-format", chat_row, &a);
+        rc = text_each_line(NAME, chat_row, &a);
     }
     fm_text_deinit(&a.text);
     fm_ids_deinit(&a.ids);
@@ -68,29 +59,27 @@ static int run(const char *model, const char *format)
     return rc;
 }
 
-int cmd_chat_format(int argc, char **argv);
-
 int cmd_chat_format(int argc, char **argv)
 {
-    static const struct option options[] = {
-        { "model", required_argument, 0, 'm' }, { "format", required_argument, 0, 'f' },
-        { "jsonl", no_argument, 0, 'l' },       { "help", no_argument, 0, 'h' },
-        { 0, 0, 0, 0 },
-    };
-    const char *model = NULL, *format = NULL;
+    cli_common c = {0};
+    const char *format = NULL;
     bool jsonl = false;
-    optind = 1;
-    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        switch (c) {
-        case 'm': model = optarg; break;
-        case 'f': format = optarg; break;
-        case 'l': jsonl = true; break;
-        case 'h': fputs(help, stdout); return text_finish("chat-format");
-        default: return 2;
-        }
-    }
-    if (!model) return text_usage("chat-format", "--model is missing");
-    if (!jsonl) return text_usage("chat-format", "--jsonl is missing");
-    if (optind < argc) return text_usage("chat-format", "unexpected argument");
-    return run(model, format);
+    const cli_option options[] = {
+        {"model", CLI_TEXT, &c.model, "M", "a model directory or a tokenizer.json"},
+        {"jsonl", CLI_FLAG, &jsonl, NULL, "one request a line (the only form)"},
+        {"format", CLI_TEXT, &format, "NAME",
+         "v3, r1 or v3.1; otherwise told by the model's chat template"},
+    };
+    const cli_command command = {
+        .name = NAME,
+        .usage = "--model M --jsonl [--format NAME] < requests",
+        .about = "Reads {\"messages\": [...], \"add_generation_prompt\": bool, \"thinking\": bool} "
+                 "a line and prints {\"text\": ..., \"ids\": [...]} a line.",
+        .options = options,
+        .n_options = CLI_COUNT(options),
+    };
+    int rc = cli_parse(&command, argc, argv, NULL, NULL);
+    if (rc != CLI_GO_ON) return rc;
+    if (!jsonl) return cli_wrong(NAME, "--jsonl is missing");
+    return run(c.model, format);
 }

@@ -1,24 +1,10 @@
 /* fathom data: text files to token shards. */
-#include <getopt.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "fathom/data.h"
 #include "text_io.h"
 
-static const char help[] =
-    "usage: fathom data --out DIR --tokenizer FILE|DIR [options] FILE[:WEIGHT]...\n"
-    "\n"
-    "FILE is .txt or .jsonl (key text), plain, .gz or .zst, - for standard input. A document\n"
-    "is a .jsonl line, the text between <|endoftext|> lines, or a file; a file longer than 64 KiB\n"
-    "without such lines is cut at paragraph ends. WEIGHT is the number of times its documents are\n"
-    "seen in one pass, fractions too.\n"
-    "\n"
-    "  --out DIR        the data directory to make\n"
-    "  --tokenizer T    a tokenizer.json or a directory with one\n"
-    "  --val FILE       held-out documents; without it about one in N is held out by hash\n"
-    "  --val-every N    default 50\n"
-    "  --json           report as JSON\n";
+#define NAME "data"
 
 static void print_count(const char *name, const fm_data_count *c, bool json)
 {
@@ -32,52 +18,54 @@ static int run(const char *tokenizer, const char *out, const fm_data_options *o,
     fm_err err = {0};
     fm_tokenizer *tok = NULL;
     fm_data_report r;
-    if (fm_tokenizer_open(tokenizer, &tok, &err)) return text_fail("data", err.text);
+    int rc = text_open_tokenizer(NAME, tokenizer, &tok);
+    if (rc != CLI_GO_ON) return rc;
     fm_status st = fm_data_prepare(tok, o, out, &r, &err);
     fm_tokenizer_free(tok);
-    if (st) return text_fail("data", err.text);
+    if (st) return cli_fail(NAME, "%s", err.text);
     if (json) printf("{");
     print_count("train", &r.train, json);
     if (json) printf(", ");
     print_count("val", &r.val, json);
     if (json) printf("}\n");
-    return text_finish("data");
+    return CLI_DONE;
 }
-
-int cmd_data(int argc, char **argv);
 
 int cmd_data(int argc, char **argv)
 {
-    static const struct option options[] = {
-        { "out", required_argument, 0, 'o' },       { "tokenizer", required_argument, 0, 't' },
-        { "val", required_argument, 0, 'v' },       { "val-every", required_argument, 0, 'e' },
-        { "json", no_argument, 0, 'j' },            { "help", no_argument, 0, 'h' },
-        { 0, 0, 0, 0 },
-    };
-    const char *out = NULL, *tokenizer = NULL;
+    cli_common c = {0};
+    const char *tokenizer = NULL;
+    int64_t val_every = 50;
     fm_data_options o = {0};
-    bool json = false;
-    char *end;
-    optind = 1;
-    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        switch (c) {
-        case 'o': out = optarg; break;
-        case 't': tokenizer = optarg; break;
-        case 'v': o.val_source = optarg; break;
-        case 'e':
-            o.val_every = (int)strtol(optarg, &end, 10);
-            if (*end || o.val_every < 2)
-                return text_usage("data", "--val-every: expected a number from 2");
-            break;
-        case 'j': json = true; break;
-        case 'h': fputs(help, stdout); return text_finish("data");
-        default: return 2;
-        }
-    }
-    if (!out) return text_usage("data", "--out is missing");
-    if (!tokenizer) return text_usage("data", "--tokenizer is missing");
-    if (optind == argc) return text_usage("data", "no source files");
-    o.source = (const char *const *)(argv + optind);
-    o.n_sources = argc - optind;
-    return run(tokenizer, out, &o, json);
+    const cli_option options[] = {
+        CLI_OPT_OUT(&c),
+        {"tokenizer", CLI_TEXT, &tokenizer, "FILE|DIR", "a tokenizer.json, or where one is"},
+        {"val", CLI_TEXT, &o.val_source, "FILE",
+         "held-out documents; without it some are held out by hash"},
+        {"val-every", CLI_INT, &val_every, "N", "about one document in N (default 50)"},
+        CLI_OPT_JSON(&c),
+    };
+    const cli_command command = {
+        .name = NAME,
+        .usage = "--out DIR --tokenizer FILE|DIR [options] FILE[:WEIGHT]...",
+        .about = "FILE is .txt or .jsonl (key text), plain, .gz or .zst, or - for standard input. A "
+                 "document is a .jsonl line, the text between <|endoftext|> lines, or a file; a "
+                 "file longer than 64 KiB without such lines is cut at paragraph ends. WEIGHT is "
+                 "the number of times its documents are seen in one pass, fractions too.",
+        .options = options,
+        .n_options = CLI_COUNT(options),
+        .args_max = 100000,
+    };
+    char **args;
+    int n = 0, rc = cli_parse(&command, argc, argv, &args, &n);
+    if (rc != CLI_GO_ON) return rc;
+    if (!c.out) return cli_wrong(NAME, "--out is missing");
+    if (!tokenizer) return cli_wrong(NAME, "--tokenizer is missing");
+    if (!n) return cli_wrong(NAME, "no source files");
+    if (val_every < 2 || val_every > INT32_MAX)
+        return cli_wrong(NAME, "--val-every: expected 2 or more, found %lld", (long long)val_every);
+    o.source = (const char *const *)args;
+    o.n_sources = n;
+    o.val_every = (int)val_every;
+    return run(tokenizer, c.out, &o, c.json);
 }

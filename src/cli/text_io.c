@@ -4,18 +4,19 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-int text_fail(const char *command, const char *message)
+int text_open_tokenizer(const char *command, const char *model, fm_tokenizer **out)
 {
-    fflush(stdout);
-    fprintf(stderr, "fathom %s: %s\n", command, message);
-    return 1;
-}
-
-int text_usage(const char *command, const char *message)
-{
-    fprintf(stderr, "fathom %s: %s (see fathom %s --help)\n", command, message, command);
-    return 2;
+    fm_text path = {0};
+    fm_err err = {0};
+    struct stat file;
+    bool is_file = model && !stat(model, &file) && S_ISREG(file.st_mode); /* a tokenizer.json */
+    int rc = is_file ? CLI_GO_ON : cli_model_path(command, model, &path);
+    if (rc == CLI_GO_ON && fm_tokenizer_open(is_file ? model : path.data, out, &err))
+        rc = cli_fail(command, "%s", err.text);
+    fm_text_deinit(&path);
+    return rc;
 }
 
 bool text_read_all(fm_text *out)
@@ -111,12 +112,12 @@ int text_each_line(const char *command, text_row_fn fn, void *arg)
     }
     free(line);
     if (ok && ferror(stdin)) ok = fail_row(&err, "standard input", strerror(errno));
-    return ok ? text_finish(command) : text_fail(command, err.text);
+    return ok ? CLI_DONE : cli_fail(command, "%s", err.text);
 }
 
 int text_finish(const char *command)
 {
     if (fflush(stdout) || ferror(stdout))
-        return text_fail(command, "standard output: the write failed");
-    return 0;
+        return cli_fail(command, "standard output: %s", strerror(errno));
+    return CLI_DONE;
 }

@@ -3,14 +3,13 @@
 #define FM_CLI_TEXT_IO_H
 
 #include <jansson.h>
-#include <stdbool.h>
-#include <stdio.h>
 
+#include "cli.h"
 #include "fathom/tokenizer.h"
 
-/* "fathom COMMAND: message" on stderr; returns 1 (failed) or 2 (wrong usage). */
-int text_fail(const char *command, const char *message);
-int text_usage(const char *command, const char *message);
+/* --model or --tokenizer as the user gave it -> an open tokenizer. CLI_GO_ON, or an exit code with
+ * the message printed. */
+int text_open_tokenizer(const char *command, const char *model, fm_tokenizer **out);
 
 /* All of standard input into out; false: out of memory or a read error. */
 bool text_read_all(fm_text *out);
@@ -30,7 +29,7 @@ typedef bool (*text_row_fn)(void *arg, const char *line, size_t n, const json_t 
                             const char *where, fm_err *err);
 int text_each_line(const char *command, text_row_fn fn, void *arg);
 
-/* Flushes stdout: 1 with a message when what was printed did not arrive. */
+/* Flushes stdout: CLI_FAILED with a message when what was printed did not arrive. */
 int text_finish(const char *command);
 
 #endif

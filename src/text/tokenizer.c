@@ -186,9 +186,12 @@ static fm_status open_files(const char *path, const char *dir, fm_tokenizer **ou
 
 fm_status fm_tokenizer_open(const char *path, fm_tokenizer **out, fm_err *err)
 {
-    bool is_dir = fmi_path_is_dir(path);
-    char *file = is_dir ? fmi_path_join(path, "tokenizer.json") : fmi_strdup(path);
+    /* A weight file stands for the directory around it. */
+    bool is_dir = fmi_path_is_dir(path), weights = !is_dir && strstr(path, ".safetensors");
     char *dir = is_dir ? fmi_strdup(path) : fmi_path_parent(path);
+    char *file = !dir              ? NULL
+                 : is_dir || weights ? fmi_path_join(dir, "tokenizer.json")
+                                     : fmi_strdup(path);
     fm_status st = file && dir ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", path);
     if (!st) st = open_files(file, dir, out, err);
     fmi_free(file);
