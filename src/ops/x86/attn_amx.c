@@ -1,7 +1,9 @@
 /* Attention with AMX tiles for bf16 products and AVX-512 for the rest.
  *
  * One tile configuration for all: 16 rows of 64 bytes; operands are padded to it (tile_pack.inc).
- * C stays in up to four tiles while two A and two B tiles pass by. */
+ * C stays in up to four tiles while two A and two B tiles pass by. Probabilities are rounded by
+ * vcvtne2ps2bf16, which every processor with AMX has; it is asked for all the same. */
+#pragma GCC target("avx512bf16")
 #include <immintrin.h>
 
 #include "ops/x86/v16.h"
@@ -87,6 +89,7 @@ static void mm_bf16(const mm_args *g)
 
 void fmi_attn_init_amx(fm_ops *ops)
 {
+    if (!__builtin_cpu_supports("avx512bf16")) return;
     ops->attn = attn;
     ops->attn_bwd = attn_bwd;
     ops->attn_latent = attn_latent;

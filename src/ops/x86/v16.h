@@ -91,27 +91,39 @@ static inline v16i v16_round_bf16(v16 a)
     return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), h,
                                 _mm512_set1_epi32(0x40));
 }
-/* The same in the upper half, with bits left over below it, for what comes out of arithmetic: a NaN made
- * there has no payload that could carry over. */
+/* For what comes out of arithmetic (nothing subnormal, no NaN with a payload): words of two bf16, a low
+ * and b high; and 32 consecutive bf16. */
+#ifdef __AVX512BF16__
+static inline v16i v16_pair_bf16(v16 a, v16 b)
+{
+    const __m512i turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(turn, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+static inline void v16_store_2bf16(fm_bf16 *p, v16 a, v16 b)
+{
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+#else
 static inline v16i v16_round_high(v16 a)
 {
     __m512i u = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     return _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
 }
-/* Words of bf16 pairs (a low, b high) from v16_round_high values. */
-static inline v16i v16i_pair_high(v16i a, v16i b)
+static inline v16i v16_pair_bf16(v16 a, v16 b)
 {
-    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(a, 16), b);
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(v16_round_high(a), 16),
+                                   v16_round_high(b));
 }
-/* 32 consecutive bf16 from v16_round_high values. */
-static inline void v16i_store_high(fm_bf16 *p, v16i a, v16i b)
+static inline void v16_store_2bf16(fm_bf16 *p, v16 a, v16 b)
 {
     const __m512i index = _mm512_set_epi16(
         63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
         17, 15, 13, 11, 9, 7, 5, 3, 1);
-    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(a, index, b));
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(v16_round_high(a), index, v16_round_high(b)));
 }
+#endif
 static inline v16 v16_load_bf16(const fm_bf16 *p)
 {
     return _mm512_castsi512_ps(
@@ -343,21 +355,21 @@ static inline __m256i v16_round_high_half(__m256 x)
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     return _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
 }
-static inline v16i v16_round_high(v16 x)
+static inline __m256i v16_pair_half(__m256 x, __m256 y)
 {
-    return (v16i){v16_round_high_half(x.a), v16_round_high_half(x.b)};
+    return _mm256_blend_epi16(_mm256_srli_epi32(v16_round_high_half(x), 16), v16_round_high_half(y),
+                              0xaa);
 }
-static inline v16i v16i_pair_high(v16i x, v16i y)
+static inline v16i v16_pair_bf16(v16 x, v16 y)
 {
-    return (v16i){_mm256_blend_epi16(_mm256_srli_epi32(x.a, 16), y.a, 0xaa),
-                  _mm256_blend_epi16(_mm256_srli_epi32(x.b, 16), y.b, 0xaa)};
+    return (v16i){v16_pair_half(x.a, y.a), v16_pair_half(x.b, y.b)};
 }
-static inline void v16i_store_high(fm_bf16 *p, v16i x, v16i y)
+static inline void v16_store_2bf16(fm_bf16 *p, v16 x, v16 y)
 {
-    v16i h[2] = {x, y};
+    v16 h[2] = {x, y};
     for (int i = 0; i < 2; i++) {
-        __m256i w = _mm256_packus_epi32(_mm256_srli_epi32(h[i].a, 16),
-                                        _mm256_srli_epi32(h[i].b, 16));
+        __m256i w = _mm256_packus_epi32(_mm256_srli_epi32(v16_round_high_half(h[i].a), 16),
+                                        _mm256_srli_epi32(v16_round_high_half(h[i].b), 16));
         _mm256_storeu_si256((void *)(p + 16 * i), _mm256_permute4x64_epi64(w, 0xd8));
     }
 }
@@ -481,10 +493,8 @@ static inline v16 v16_exp_edges(v16 x, v16 y)
 #endif
 
 /* fmi_expf on 16 lanes. NaN stays NaN. Needs FTZ (vscalefps flushes). */
-static inline v16 v16_exp(v16 x)
+static inline v16 v16_exp_core(v16 x, v16 xc)
 {
-    v16 xc = v16_max(v16_set1(V16_EXP_LO), x);
-    xc = v16_min(v16_set1(V16_EXP_HI), xc);
     v16 t = v16_fma(xc, v16_set1(0x1.715476p+0f), v16_set1(12582912.0f));
     v16 n = v16_sub(t, v16_set1(12582912.0f));
     v16 r = v16_fnma(n, v16_set1(FMI_LN2_HI), xc);
@@ -495,6 +505,16 @@ static inline v16 v16_exp(v16 x)
     q = v16_fma(q, r, v16_set1(0x1.fffffcp-2f));
     v16 p = v16_add(v16_fma(q, v16_mul(r, r), r), v16_set1(1.0f));
     return v16_exp_edges(x, v16_exp_scaled(p, t, n));
+}
+static inline v16 v16_exp(v16 x)
+{
+    v16 xc = v16_max(v16_set1(V16_EXP_LO), x);
+    return v16_exp_core(x, v16_min(v16_set1(V16_EXP_HI), xc));
+}
+/* The same for differences to a maximum or a log-sum-exp, which are never far above 0. */
+static inline v16 v16_exp_low(v16 x)
+{
+    return v16_exp_core(x, v16_max(v16_set1(V16_EXP_LO), x));
 }
 
 static inline v16 v16_sigmoid(v16 x)
