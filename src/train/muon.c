@@ -2,7 +2,7 @@
  * has more rows than columns so that X is [r, c] with r <= c:
  *     X = u / |u|;  five times:  A = X X^T;  X = 3.4445 X + (-4.7750 A + 2.0315 A A) X
  *     master -= lr (wd master + 0.2 sqrt(max(rows, cols)) X)
- * Products run in the activation dtype with F results; X is rounded to it after each step. All
+ * X is kept in F and rounded to the activation dtype for the products. All
  * matrices of a group go through each product as one batch. */
 #include "train/muon.h"
 
@@ -51,7 +51,7 @@ size_t fmi_muon_bytes(const fm_layout *lay, fm_dtype dt)
     int batch;
     needs(lay, &x, &a, &batch);
     size_t A = fm_dtype_bytes(dt), F = fm_dtype_bytes(fmi_full_dtype(dt));
-    return (size_t)x * (A + F) + (size_t)a * (2 * F + A) + (size_t)batch * F;
+    return (size_t)x * (A + 2 * F) + (size_t)a * (2 * F + A) + (size_t)batch * F;
 }
 
 /* One group per (layer, role) of experts, one per other matrix. */
@@ -92,6 +92,7 @@ fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
     size_t A = fm_dtype_bytes(o->m->dt), F = fm_dtype_bytes(fmi_full_dtype(o->m->dt));
     fm_status st = fm_dev_alloc(ex, (size_t)x * A, &o->x, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->y, err);
+    if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->p, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * F, &o->a, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * F, &o->a2, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * A, &o->ab, err);
@@ -127,12 +128,12 @@ static void newton_schulz(fmi_optim *o, int n, int64_t r, int64_t c)
     fm_op_axpby(x, &(fm_axpby_args){ .x = o->a, .y = o->a2, .n = n * rr, .alpha = NS_B, .beta = NS_C,
                                      .dt = F });
     if (A != F) cast(x, o->a2, F, o->ab, A, n * r, r);
-    cast(x, o->x, A, o->y, F, n * r, c);
-    fm_op_axpby(x, &(fm_axpby_args){ .y = o->y, .n = n * rc, .beta = NS_A, .dt = F });
-    fm_op_gemm(x, &(fm_gemm_args){ .a = A == F ? o->a2 : o->ab, .b = o->x, .c = o->y,
+    fm_op_gemm(x, &(fm_gemm_args){ .a = A == F ? o->a2 : o->ab, .b = o->x, .c = o->p,
                                    .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r, .ldb = c,
-                                   .ldc = c, .dt = A, .dtc = F, .accumulate = true, .batch = n,
-                                   .stride_a = rr, .stride_b = rc, .stride_c = rc });
+                                   .ldc = c, .dt = A, .dtc = F, .batch = n, .stride_a = rr,
+                                   .stride_b = rc, .stride_c = rc });
+    fm_op_axpby(x, &(fm_axpby_args){ .x = o->p, .y = o->y, .n = n * rc, .alpha = 1, .beta = NS_A,
+                                     .dt = F });
     cast(x, o->y, F, o->x, A, n * r, c);
 }
 
@@ -152,10 +153,11 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
                                                          .norm2 = at(o->norm2, i, F), .state = state,
                                                          .n = rc, .mu = s->train_momentum, .dt = A });
         fm_op_muon_scale(x, &(fm_muon_scale_args){ .x = u, .norm2 = at(o->norm2, i, F),
-                                                   .y = at(o->x, i * rc, A), .rows = g->rows,
+                                                   .y = at(o->y, i * rc, F), .rows = g->rows,
                                                    .cols = g->cols, .transpose = turn, .dt_x = F,
-                                                   .dt_y = A });
+                                                   .dt_y = F });
     }
+    cast(x, o->y, F, o->x, A, n * r, c);
     for (int i = 0; i < NS_STEPS; i++) newton_schulz(o, n, r, c);
     double factor = 0.2 * sqrt((double)c);
     for (int i = 0; i < n; i++) {

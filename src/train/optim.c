@@ -89,7 +89,8 @@ fm_status fmi_optim_new(fm_model *m, const fm_grads *g, bool muon, fmi_optim **o
 void fmi_optim_free(fmi_optim *o)
 {
     if (!o) return;
-    void *dev[] = { o->master, o->mom, o->var, o->segs, o->sumsq, o->x, o->y, o->a, o->a2, o->ab, o->norm2 };
+    void *dev[] = { o->master, o->mom, o->var, o->segs, o->sumsq, o->x, o->y, o->p,
+                    o->a, o->a2, o->ab, o->norm2 };
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++)
         if (dev[i]) fm_dev_free(o->m->x, dev[i]);
     fmi_free(o->host_segs);

@@ -32,8 +32,9 @@ typedef struct fmi_optim {
     fmi_muon_group *groups;
     int n_groups;
     int batch_max;            /* matrices at a time in the scratch */
-    /* Muon scratch, for batch_max matrices: x [r, c] A; y [r, c] F; a, a2 [r, r] F; ab [r, r] A */
-    void *x, *y, *a, *a2, *ab, *norm2;
+    /* Muon scratch, for batch_max matrices: y, p [r, c] F; x [r, c] A, y rounded; a, a2
+     * [r, r] F; ab [r, r] A */
+    void *x, *y, *p, *a, *a2, *ab, *norm2;
 } fmi_optim;
 
 /* Masters start as the model's weights. */

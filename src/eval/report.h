@@ -1,6 +1,6 @@
 /* The parts of a report: what is read from a run, and a line chart in SVG. */
-#ifndef FM_TRAIN_REPORT_H
-#define FM_TRAIN_REPORT_H
+#ifndef FM_EVAL_REPORT_H
+#define FM_EVAL_REPORT_H
 
 #include "fathom/report.h"
 #include "fathom/tokenizer.h" /* fm_text */

@@ -1,6 +1,6 @@
 /* The report page: a table of runs, curves laid over each other, balance per layer, settings that differ,
  * samples. One HTML file with everything in it; colours follow the reader's light or dark setting. */
-#include "train/report.h"
+#include "eval/report.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* A line chart in SVG: axes with units, round tick values, up to eight curves told apart by colour, by dash
  * and by a legend in words. Long curves are averaged into at most POINTS_MAX places. */
-#include "train/report.h"
+#include "eval/report.h"
 
 #include <math.h>
 #include <stdarg.h>
