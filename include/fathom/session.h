@@ -110,8 +110,8 @@ typedef struct fm_generated {
 
 /* Generates after what sequence `seq` holds (at least one token). The new tokens are appended;
  * those past a stop are dropped. Errors: RANGE (settings; tokens_max does not fit into the
- * context), STATE (an empty sequence, stop strings without a tokenizer), and what the device reports; the
- * tokens given to the callback so far then stay. */
+ * context), STATE (an empty sequence, stop strings without a tokenizer), and what the device reports;
+ * the tokens given to the callback so far then stay. */
 fm_status fm_session_generate(fm_session *s, int seq, const fm_generate_opts *opts,
                               fm_generated *out, fm_err *err);
 
