@@ -1,9 +1,10 @@
 /* Holding every kernel against the reference operator, bit for bit.
  *
- * A case makes its arrays with kh_in and kh_out (exactly as long as the operator may touch, shifted off
- * alignment when the case says so; outputs are filled with a pattern that shows stray writes), fills
- * an argument struct and says KH_CHECK(h, op, args): the reference runs on one thread, then every
- * level this machine has on 1, 2 and 3 threads, from the same initial bytes. */
+ * A case makes its arrays with kh_in and kh_out (exactly as long as the operator may touch,
+ * shifted off alignment when the case says so; outputs are filled with a pattern that shows
+ * stray writes), fills an argument struct and says KH_CHECK(h, op, args): the reference runs on
+ * one thread, then every level this machine has on 1, 2 and 3 threads, from the same initial
+ * bytes. */
 #ifndef FM_TESTS_KERNEL_HARNESS_H
 #define FM_TESTS_KERNEL_HARNESS_H
 
@@ -174,8 +175,8 @@ static inline void kh_compare(const kh *h, const char *op, int level, int thread
             memcpy(&x, a->p + w, 4);
             memcpy(&y, a->want + w, 4);
         }
-        fail_msg("%s [%s], level %s, %d threads: array %d%s, %zu of %zu bytes differ, first at byte "
-                 "%zu (%08x, expected %08x)", op, h->what, fm_isa_name((fm_isa)level), threads, i,
+        fail_msg("%s [%s], level %s, %d threads: array %d%s, %zu of %zu bytes differ, first at "
+                 "byte %zu (%08x, expected %08x)", op, h->what, fm_isa_name((fm_isa)level), threads, i,
                  a->out ? "" : " (an input!)", bad, a->bytes, at, x, y);
     }
 }

@@ -177,7 +177,8 @@ static void test_attn_bwd(void **state)
         }
 }
 
-/* A document longer than the scratch keeps: query blocks share a slot and dq waits in the output. */
+/* A document longer than the scratch keeps: query blocks share a slot and dq waits in the
+ * output. */
 static void test_attn_bwd_long(void **state)
 {
     kh *h = *state;

@@ -239,8 +239,8 @@ static void test_loss(void **state)
         }
 }
 
-/* The vector exponential over all of float's range, densely where it underflows and overflows: with lse 0
- * and scale 1 the gradient of cross-entropy is exp(logit). */
+/* The vector exponential over all of float's range, densely where it underflows and overflows:
+ * with lse 0 and scale 1 the gradient of cross-entropy is exp(logit). */
 static void test_exp_bits(void **state)
 {
     kh *h = *state;
@@ -373,7 +373,8 @@ static void check_route(kh *h, int E, int K, int groups, int v)
     int64_t T = 70;
     fm_route_args a = {.T = T, .E = E, .K = K, .n_group = groups, .topk_group = (groups + 1) / 2,
                        .scoring = v & 1 ? FM_ROUTE_SOFTMAX : FM_ROUTE_SIGMOID,
-                       .method = (fm_route_method)(v % 3), .norm_topk = v & 2, .scale = 2.5, .dt = BF16};
+                       .method = (fm_route_method)(v % 3), .norm_topk = v & 2, .scale = 2.5,
+                       .dt = BF16};
     float *z = kh_in(h, T * E, F32, 4), *bias = kh_in(h, E, F32, 0.1f);
     for (int64_t i = 0; i < T * E; i++) z[i] = roundf(z[i] * 4) / 4; /* ties */
     z[E - 1] = NAN;
@@ -441,7 +442,8 @@ static void test_sample(void **state)
             a.logits = x;
             fm_sample_row *rows = kh_array_new(h, T, sizeof *rows, false);
             for (int t = 0; t < T; t++)
-                rows[t] = (fm_sample_row){.seed = 9, .position = (uint64_t)t, .history_n = t == 3 ? 4 : 0,
+                rows[t] = (fm_sample_row){.seed = 9, .position = (uint64_t)t,
+                    .history_n = t == 3 ? 4 : 0,
                     .temperature = t == 2 || t == 5 ? 0.8f : 0, .top_k = 20, .top_p = 0.9f,
                     .repetition_penalty = 1.3f, .mask = t == 4 ? 0 : -1};
             a.rows = rows;
@@ -477,7 +479,8 @@ int main(void)
         cmocka_unit_test(test_rope),      cmocka_unit_test(test_embed),
         cmocka_unit_test(test_gather_scatter), cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_combine),   cmocka_unit_test(test_loss),
-        cmocka_unit_test(test_exp_bits),  cmocka_unit_test(test_flat),      cmocka_unit_test(test_optimizer),
+        cmocka_unit_test(test_exp_bits),  cmocka_unit_test(test_flat),
+        cmocka_unit_test(test_optimizer),
         cmocka_unit_test(test_muon),      cmocka_unit_test(test_route),
         cmocka_unit_test(test_sample),
     };

@@ -1,12 +1,12 @@
 /* Sixteen floats as one value: a 512-bit register with AVX-512, two 256-bit ones with AVX2.
  *
- * Kernels are written once on these functions and compiled per level, so every level does the same
- * exactly rounded operations on the same 16 lanes (docs/numerics.md, "Row reductions") and gives the
- * same bits. v16_exp and friends repeat ops/fmath.h operation by operation;
+ * Kernels are written once on these functions and compiled per level, so every level does the
+ * same exactly rounded operations on the same 16 lanes (docs/numerics.md, "Row reductions") and
+ * gives the same bits. v16_exp and friends repeat ops/fmath.h operation by operation;
  * tests/test_kernels.c compares them with the scalar functions.
  *
- * Partial vectors: the _n forms read and write n (0..16) elements and fill with zeros.
- * Included only by files compiled with a level's flags. */
+ * Partial vectors: the _n forms read and write n (0..16) elements and fill with zeros. Included
+ * only by files compiled with a level's flags. */
 #ifndef FM_OPS_X86_V16_H
 #define FM_OPS_X86_V16_H
 
@@ -91,13 +91,14 @@ static inline v16i v16_round_bf16(v16 a)
     return _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), h,
                                 _mm512_set1_epi32(0x40));
 }
-/* For what comes out of arithmetic (nothing subnormal, no NaN with a payload): words of two bf16, a low
- * and b high; and 32 consecutive bf16. */
+/* For what comes out of arithmetic (nothing subnormal, no NaN with a payload): words of two
+ * bf16, a low and b high; and 32 consecutive bf16. */
 #ifdef __AVX512BF16__
 static inline v16i v16_pair_bf16(v16 a, v16 b)
 {
-    const __m512i turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i turn = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+        3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(turn, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 static inline void v16_store_2bf16(fm_bf16 *p, v16 a, v16 b)
@@ -192,7 +193,8 @@ static inline v16 v16_nan_to(v16 a, v16 y)
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a, y);
 }
 
-/* p * 2^n for the n an exponential needs: vscalefps rounds, flushes and overflows as one product. */
+/* p * 2^n for the n an exponential needs: vscalefps rounds, flushes and overflows as one
+ * product. */
 static inline v16 v16_exp_scaled(v16 p, v16 t, v16 n)
 {
     (void)t;

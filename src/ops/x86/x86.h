@@ -1,6 +1,6 @@
-/* What the x86 row and attention kernels share: the level initialisers that table.c calls, and running
- * rows on the pool. A kernel hands dtypes and shapes it does not speed up (F64 and C128 among them) to
- * the reference operator. */
+/* What the x86 row and attention kernels share: the level initialisers that table.c calls, and
+ * running rows on the pool. A kernel hands dtypes and shapes it does not speed up (F64 and C128
+ * among them) to the reference operator. */
 #ifndef FM_OPS_X86_X86_H
 #define FM_OPS_X86_X86_H
 
@@ -12,9 +12,9 @@ void fmi_attn_init_avx2(fm_ops *ops);
 void fmi_attn_init_avx512(fm_ops *ops);
 void fmi_attn_init_amx(fm_ops *ops);
 
-/* Calls fn(arg, begin, end) for disjoint shares of 0..n-1 that begin at multiples of grain, one share a
- * thread, with FTZ and DAZ set; `work` estimates the elements touched: little work stays on the
- * calling thread. No result may depend on the shares. */
+/* Calls fn(arg, begin, end) for disjoint shares of 0..n-1 that begin at multiples of grain, one
+ * share a thread, with FTZ and DAZ set; `work` estimates the elements touched: little work stays
+ * on the calling thread. No result may depend on the shares. */
 typedef void (*fmi_rows_fn)(const void *arg, int64_t begin, int64_t end);
 void fmi_rows_run(const fm_kernel_ctx *k, fmi_rows_fn fn, const void *arg, int64_t n, int64_t grain,
                   int64_t work);
