@@ -26,7 +26,8 @@ typedef struct fmi_events {
 } fmi_events;
 
 /* Makes DIR/events.out.tfevents.<seconds>.<number>.fathom, never an existing file, and opens it with the
- * version and, when resumed_at >= 0, a session start at that step (0 for a fresh run). */
+ * version and, when resumed_at >= 0, a session start at that step: the first one this file will hold, since
+ * TensorBoard drops what earlier files say of it and of later ones (0 for a fresh run). */
 fm_status fmi_events_open(fmi_events *e, const char *dir, int64_t resumed_at, fm_err *err);
 void fmi_events_close(fmi_events *e);
 

@@ -12,7 +12,7 @@
 
 fm_status fmi_run_files(fm_trainer *t, bool resumed, fm_err *err)
 {
-    fm_status st = fmi_metrics_open(&t->metrics, t->dir, t->r.metrics_offset, resumed ? t->r.step : 0,
+    fm_status st = fmi_metrics_open(&t->metrics, t->dir, t->r.metrics_offset, resumed ? t->r.step + 1 : 0,
                                     t->n_routed, err);
     char *path = fmi_format("%s/samples.txt", t->dir);
     if (!st && !path) st = FM_FAIL(err, FM_E_NOMEM, "%s", t->dir);
