@@ -103,7 +103,16 @@ fm_status fmi_hash_file(const char *path, uint64_t *out, fm_err *err)
     fm_status st = fm_map_open(&m, path, err);
     if (st) return st;
     fm_map_advise(&m, 0, m.bytes, FMI_ADVICE_SEQUENTIAL);
-    *out = fmi_hash_bytes(m.data, m.bytes, 0);
+    /* Pages behind are let go: hashing a file must not take its size in memory. */
+    const size_t piece = (size_t)1 << 20;
+    fmi_hash h;
+    fmi_hash_init(&h, 0);
+    for (size_t at = 0; at < m.bytes; at += piece) {
+        size_t n = m.bytes - at < piece ? m.bytes - at : piece;
+        fmi_hash_write(&h, m.data + at, n);
+        fm_map_advise(&m, at, n, FMI_ADVICE_DONE);
+    }
+    *out = fmi_hash_get(&h);
     fm_map_close(&m);
     return FM_OK;
 }

@@ -196,8 +196,18 @@ static fm_status open_run(fm_trainer *t, const fm_train_hooks *hooks, fm_err *er
     if (!t->ends.n) st = fmi_run_decide(t, hooks, err);
     if (!st) st = open_state(t, t->checkpoint, err);
     if (!st) st = fmi_run_files(t, t->checkpoint != NULL, err);
+    t->p.step = t->r.step;
+    t->p.tokens = t->r.tokens;
+    t->p.seconds = t->r.seconds;
     t->p.val_bits_per_byte = t->r.eval_step >= 0 ? t->r.eval_bits : -1;
     return st;
+}
+
+/* A run that could not begin leaves nothing, so that the corrected command finds no other run. */
+static void discard(fm_trainer *t, bool existed)
+{
+    fmi_tree_remove(t->dir, NULL);
+    if (existed) fmi_dir_make(t->dir, NULL);
 }
 
 static fm_status trainer_new(fm_exec *x, fm_trainer **out, fm_err *err)
@@ -216,14 +226,21 @@ fm_status fm_trainer_open(fm_exec *x, const fm_train_opts *o, const fm_train_hoo
     fm_trainer *t = NULL;
     fm_status st = trainer_new(x, &t, err);
     if (st) return st;
+    bool fresh = false, existed = false;
     st = fmi_request_make(o, &t->req, err);
     if (!st) {
         t->dir = o->out ? fmi_strdup(o->out) : default_dir(&t->req);
         if (!t->dir) st = FM_FAIL(err, FM_E_NOMEM, "run directory");
     }
-    if (!st) st = claim(t, err);
+    if (!st) {
+        existed = fmi_path_is_dir(t->dir);
+        fresh = !existed || !has_recipe(t->dir);
+        st = claim(t, err);
+        fresh = fresh && !st;
+    }
     if (!st) st = open_run(t, hooks, err);
     if (st) {
+        if (fresh) discard(t, existed);
         fm_trainer_free(t);
         return st;
     }

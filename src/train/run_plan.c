@@ -6,7 +6,7 @@
 #include "train/run.h"
 
 /* Code, stacks, threads' scratch, file buffers: what is there beside the planned blocks. */
-#define OTHER_BYTES ((int64_t)24 << 20)
+#define OTHER_BYTES ((int64_t)13 << 20)
 
 static int64_t weight_bytes(const fm_layout *l, fm_dtype dt)
 {

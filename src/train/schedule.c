@@ -107,6 +107,6 @@ void fmi_settings_resolve(fmi_settings *s, double flops_per_token, fmi_horizon *
     }
     if (s->balance_gamma == FMI_AUTO_REAL) {
         double steps = (double)h->tokens / (double)(fmi_schedule_rows_max(s) * T);
-        s->balance_gamma = clamp(1 / steps, 0.001, 0.01);
+        s->balance_gamma = clamp(3 / steps, 0.001, 0.01);
     }
 }

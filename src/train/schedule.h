@@ -11,7 +11,7 @@
  * Laws for what is not set, from DeepSeek LLM (arXiv 2401.02954, eq. 1), with C the training FLOPs:
  *   lr = 0.3118 C^-0.1250, at most 0.004;  batch = 0.2920 C^0.3271 tokens, at least 4,096 and eight rows,
  *   at most a hundredth of the run (so that short runs still take a hundred steps).
- *   gamma = 0.001 as in V3, more in short runs: 1 / steps, at most 0.01 (a bias must be able to cross
+ *   gamma = 0.001 as in V3, more in short runs: 3 / steps, at most 0.01 (a bias must be able to cross
  *   the spread of the sigmoid scores within the run). */
 #ifndef FM_TRAIN_SCHEDULE_H
 #define FM_TRAIN_SCHEDULE_H

@@ -286,6 +286,7 @@ static fm_status read_entry(const fm_tensors *f, fmi_optim *o, const entry *e, f
                        info->dtype_name);
     const fm_segment *s = &o->host_segs[e->seg];
     memcpy(stage, info->data, info->bytes); /* the mapping need not be aligned */
+    fm_tensors_advise(f, info, FMI_ADVICE_DONE);
     char *dev = (char *)array_of(o, e->array) + (size_t)s->offset * sizeof(float);
     st = fm_write(o->m->x, dev, stage, info->bytes, err);
     if (!st && e->array == ARRAY_MASTER) st = fmi_param_write(o->m, o->param_of[e->seg], stage, err);
