@@ -19,7 +19,8 @@ static void print_plan(const fm_train_plan *p, bool json)
         printf("{\"parameters\": %lld, \"active_parameters\": %lld, \"flops_per_token\": %.0f, "
                "\"weights\": %lld, \"gradients\": %lld, \"optimizer\": %lld, \"activations\": %lld, "
                "\"batch\": %lld, \"other\": %lld, \"peak_bytes\": %lld, \"tokens\": %lld, "
-               "\"steps\": %lld, \"batch_tokens\": %lld, \"micro_tokens\": %lld, \"lr\": %.9g, \"seconds\": %.1f}\n",
+               "\"steps\": %lld, \"batch_tokens\": %lld, "
+               "\"micro_tokens\": %lld, \"lr\": %.9g, \"seconds\": %.1f}\n",
                (long long)p->parameters, (long long)p->active_parameters, p->flops_per_token,
                (long long)p->weights, (long long)p->gradients, (long long)p->optimizer,
                (long long)p->activations, (long long)p->batch, (long long)p->other, (long long)p->peak,
