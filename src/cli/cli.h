@@ -104,6 +104,9 @@ void cli_live_print(cli_live *l, double every_s, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void cli_live_end(cli_live *l); /* clears the line; print what is to stay after it */
 
+/* Text of a model on stderr: control characters other than newline and tab are left out. */
+void cli_print_text(const char *s, size_t n);
+
 /* "671.026B", "11.694M"; "23.4 GiB"; "3 h 12 min". Into buf, returned. */
 typedef struct cli_buf {
     char s[48];

@@ -25,6 +25,8 @@ static int run(const args *a)
     if (rc == CLI_GO_ON) rc = cli_model_path("grad", a->c.model, &path);
     if (rc == CLI_GO_ON) rc = cli_context("grad", &a->c, &x);
     if (rc == CLI_GO_ON && fm_model_open(x, path.data, &o, &m, &err)) rc = cli_fail("grad", "%s", err.text);
+    if (rc == CLI_GO_ON)
+        rc = ids_file_check("grad", a->ids, ids, rows, length, fm_model_vocab(m));
     if (rc == CLI_GO_ON && fm_model_grad(m, ids, rows, length, &a->o, a->c.out, &err))
         rc = cli_fail("grad", "%s", err.text);
     fm_model_close(m);

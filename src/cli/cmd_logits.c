@@ -28,6 +28,8 @@ static int run(const args *a)
     if (rc == CLI_GO_ON) rc = cli_model_path("logits", a->c.model, &path);
     if (rc == CLI_GO_ON) rc = cli_context("logits", &a->c, &x);
     if (rc == CLI_GO_ON && fm_model_open(x, path.data, &o, &m, &err)) rc = cli_fail("logits", "%s", err.text);
+    if (rc == CLI_GO_ON)
+        rc = ids_file_check("logits", a->ids, ids, rows, length, fm_model_vocab(m));
     if (rc == CLI_GO_ON && fm_model_logits(m, ids, rows, length, &lo, a->c.out, &err))
         rc = cli_fail("logits", "%s", err.text);
     fm_model_close(m);

@@ -1,8 +1,10 @@
 /* Reading rows of token ids for `logits` and `grad`. */
 #include "ids_file.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
@@ -35,6 +37,7 @@ int ids_file_read(const char *command, const char *path, int32_t **ids, int64_t 
 {
     json_error_t e;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    if (!root && e.line < 0) return cli_fail(command, "%s: %s", path, strerror(errno));
     if (!root) return cli_fail(command, "%s: line %d: %s", path, e.line, e.text);
     const json_t *first = json_is_array(root) ? row_of(root, 0) : NULL;
     size_t n = json_array_size(first), r = first == root ? 1 : json_array_size(root);
@@ -53,4 +56,14 @@ int ids_file_read(const char *command, const char *path, int32_t **ids, int64_t 
     }
     json_decref(root);
     return rc;
+}
+
+int ids_file_check(const char *command, const char *path, const int32_t *ids, int64_t rows,
+                   int64_t length, int vocab)
+{
+    for (int64_t i = 0; i < rows * length; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return cli_fail(command, "%s: token id %d at row %lld, place %lld; expected 0..%d", path,
+                            ids[i], (long long)(i / length), (long long)(i % length), vocab - 1);
+    return CLI_GO_ON;
 }

@@ -8,4 +8,8 @@
  * *ids is from malloc. */
 int ids_file_read(const char *command, const char *path, int32_t **ids, int64_t *rows, int64_t *length);
 
+/* Every id inside 0 .. vocab-1; the same results. */
+int ids_file_check(const char *command, const char *path, const int32_t *ids, int64_t rows,
+                   int64_t length, int vocab);
+
 #endif

@@ -96,6 +96,15 @@ void cli_live_end(cli_live *l)
     l->last_s = 0;
 }
 
+void cli_print_text(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i], next = i + 1 < n ? (unsigned char)s[i + 1] : 0;
+        if (c == 0xc2 && next >= 0x80 && next < 0xa0) i++; /* U+0080..U+009F */
+        else if ((c >= 0x20 && c != 0x7f) || c == '\n' || c == '\t') fputc(c, stderr);
+    }
+}
+
 static const char *scaled(double n, double step, const char *const *units, int n_units, int digits,
                           cli_buf *buf)
 {

@@ -112,7 +112,7 @@ static fm_status on_sample(void *arg, fm_model *model, const fm_tokenizer *tok, 
     append(text, "\n\n", 2);
     if (v->json) return FM_OK;
     cli_live_end(&v->live);
-    fprintf(stderr, "%.*s", (int)text->n, text->data);
+    cli_print_text(text->data, text->n);
     return FM_OK;
 }
 

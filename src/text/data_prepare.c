@@ -315,12 +315,14 @@ fm_status fm_data_prepare(const fm_tokenizer *tok, const fm_data_options *o, con
 typedef struct counter {
     fm_bpe_trainer *trainer;
     double weight;
+    int64_t n_documents; /* of this source */
 } counter;
 
 static fm_status count_document(void *arg, const char *text, size_t n, fm_err *err)
 {
     counter *c = arg;
     int64_t copies = fmi_source_copies(c->weight, text, n);
+    c->n_documents++;
     return copies ? fm_bpe_trainer_push(c->trainer, text, n, copies, err) : FM_OK;
 }
 
@@ -332,7 +334,9 @@ fm_status fm_data_train_tokenizer(const char *const *source, int n_sources, int3
     for (int i = 0; i < n_sources && !st; i++) {
         char *path = NULL;
         st = fmi_source_parse(source[i], &path, &c.weight, err);
+        c.n_documents = 0;
         if (!st) st = fmi_documents_read(path, count_document, &c, err);
+        if (!st && !c.n_documents) st = FM_FAIL(err, FM_E_STATE, "%s: no document in it", path);
         fmi_free(path);
     }
     if (!st) st = fm_bpe_trainer_run(c.trainer, vocab_size, dir, report, err);

@@ -153,7 +153,7 @@ run() { # WORDS ARGS...: pretrain refuses and leaves no directory behind
     [ ! -e "$dir/run" ] || fail "pretrain $*: $dir/run was left behind: $(ls "$dir/run")"
 }
 : >"$dir/empty.txt"
-run 'no text\|no document\|empty' --text "$dir/empty.txt"
+run 'empty.txt: no document' --text "$dir/empty.txt"
 run 'nowhere.txt' --text "$dir/nowhere.txt"
 printf '{"text": "a"}\n{"txt": "b"}\n' >"$dir/bad.jsonl"
 run 'bad.jsonl: line 2: key "text"' --text "$dir/bad.jsonl"
