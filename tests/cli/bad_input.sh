@@ -1,6 +1,6 @@
 #!/bin/sh
 # Bad input: exit 1, one line on stderr that names the file and the thing, and nothing written.
-. tests/cli/lib.inc
+. tests/cli/lib
 
 m=$dir/m
 ok init --preset pico --out "$m"

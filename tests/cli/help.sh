@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every command explains itself; wrong commands and options end with 2 and name the nearest right one.
-. tests/cli/lib.inc
+. tests/cli/lib
 
 ok --help
 cp "$dir/out" "$dir/help"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A checkpoint of random weights: made, inspected, evaluated in every form, converted; a second one into the same
 # directory is refused and changes nothing.
-. tests/cli/lib.inc
+. tests/cli/lib
 
 m=$dir/m
 ok init --preset pico --out "$m" --seed 3

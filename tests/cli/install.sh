@@ -1,7 +1,7 @@
 #!/bin/sh
 # make install into an empty prefix, both examples built against it through pkg-config (static and shared) and run,
 # make uninstall leaves nothing. BUILD is where the program lies.
-. tests/cli/lib.inc
+. tests/cli/lib
 build=$(dirname "$FATHOM")
 make=${MAKE:-make}
 cc=${CC:-gcc}

@@ -2,7 +2,7 @@
 # `fathom logits` and `fathom grad` against the figures PyTorch computed for the reference checkpoints (tests/data/reference),
 # read by od and awk alone. Limits: 2e-5 of the largest value for logits and hidden states, 1e-5 for losses, 1e-4 relative
 # for gradients (norm of the difference over norm); a gradient of norm zero is exactly zero; router choices are equal.
-. tests/cli/lib.inc
+. tests/cli/lib
 data=tests/data/reference
 
 # names FILE: "name type begin end" of every tensor, offsets counted from the data.

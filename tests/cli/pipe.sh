@@ -1,7 +1,7 @@
 #!/bin/sh
 # What is written into a pipe or a file is plain lines: no control characters but newlines, no line longer than a screen
 # draws over. A closed pipe and a full disk behind the output are failures, never a crash.
-. tests/cli/lib.inc
+. tests/cli/lib
 
 awk 'BEGIN { for (i = 0; i < 400; i++) printf "The fox saw a crow, %d times, and went home.\n<|endoftext|>\n", i }' >"$dir/text.txt"
 plain() { # NAME FILE...: no control characters, whole lines

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The tokenizer from the command line: training, ids out and back for any bytes, lines of JSON, special tokens, and
 # DeepSeek-V3's own tokenizer against its golden encodings.
-. tests/cli/lib.inc
+. tests/cli/lib
 
 # A text with letters of several alphabets, digits, marks and bytes that are no UTF-8.
 awk 'BEGIN {
