@@ -16,7 +16,7 @@ static const char *const corpus[][2] = {
     {"tinystories_train.txt.zst", "4"},
     {"storybooks_en.txt.zst", "2"},
     {"aesop_loc.txt", "2"},
-    {"gutenberg_children_train.txt.zst", "0.5"},
+    {"gutenberg_children_train.txt.zst", "0.2"},
 };
 #define N_FILES CLI_COUNT(corpus)
 

@@ -39,24 +39,61 @@ fm_status fmi_feed_init(fmi_feed *f, const fmi_docs *docs, int64_t T, uint64_t s
     for (int64_t i = 0; i < docs->n && !usable; i++) usable = docs->length(docs->arg, i) >= 2;
     if (!usable) return FM_FAIL(err, FM_E_RANGE, "the corpus holds no document of two tokens or more");
     f->row = fmi_alloc((size_t)(T + 2) * sizeof *f->row);
-    if (!f->row) return FM_FAIL(err, FM_E_NOMEM, "feed of rows of %lld tokens", (long long)T);
+    f->window = fmi_alloc((size_t)(docs->n + 1) * sizeof *f->window);
+    if (!f->row || !f->window) {
+        fmi_feed_deinit(f);
+        return FM_FAIL(err, FM_E_NOMEM, "feed of rows of %lld tokens", (long long)T);
+    }
+    f->window[0] = 0;
+    for (int64_t i = 0; i < docs->n; i++) {
+        int64_t n = docs->length(docs->arg, i);
+        f->window[i + 1] = f->window[i] + (shuffle && n > T ? (n + T - 1) / T : 1);
+    }
     return FM_OK;
 }
 
 void fmi_feed_deinit(fmi_feed *f)
 {
     fmi_free(f->row);
+    fmi_free(f->window);
     f->row = NULL;
+    f->window = NULL;
+}
+
+/* Windows there are, and the i-th one. Without shuffling a document is one window. */
+static int64_t n_windows(const fmi_feed *f)
+{
+    return f->window[f->docs.n];
+}
+
+static fmi_feed_piece window_at(const fmi_feed *f, int64_t i)
+{
+    int64_t low = 0, high = f->docs.n;
+    while (high - low > 1) {
+        int64_t mid = low + (high - low) / 2;
+        if (f->window[mid] <= i) low = mid;
+        else high = mid;
+    }
+    int64_t n = f->docs.length(f->docs.arg, low), begin = (i - f->window[low]) * f->T, end = begin + f->T;
+    if (!f->shuffle || end > n) end = n;
+    return (fmi_feed_piece){ low, begin, end };
+}
+
+/* Nothing to predict: empty, or a single token that ends its document. */
+static bool spent(const fmi_feed *f, const fmi_feed_piece *o)
+{
+    int64_t left = o->end - o->begin;
+    return left < 1 || (left < 2 && o->end == f->docs.length(f->docs.arg, o->doc));
 }
 
 bool fmi_feed_pos_ok(const fmi_feed *f, const fmi_feed_pos *p)
 {
-    if (p->epoch < 0 || p->next < 0 || p->next > f->docs.n || p->rows < 0) return false;
+    if (p->epoch < 0 || p->next < 0 || p->next > n_windows(f) || p->rows < 0) return false;
     if (p->n_open < 0 || p->n_open > FMI_FEED_OPEN) return false;
     for (int64_t i = 0; i < p->n_open; i++) {
         const fmi_feed_piece *o = &p->open[i];
         if (o->doc < 0 || o->doc >= f->docs.n || o->begin < 0 || o->begin >= o->end) return false;
-        if (o->end != f->docs.length(f->docs.arg, o->doc)) return false;
+        if (o->end > f->docs.length(f->docs.arg, o->doc)) return false;
     }
     return true;
 }
@@ -66,16 +103,14 @@ static void refill(fmi_feed *f)
 {
     fmi_feed_pos *p = &f->pos;
     while (p->n_open < FMI_FEED_OPEN) {
-        if (p->next == f->docs.n) {
+        if (p->next == n_windows(f)) {
             if (f->once) return;
             p->epoch++;
             p->next = 0;
         }
         int64_t at = p->next++;
-        int64_t doc = f->shuffle ? fmi_feed_order(f->seed, p->epoch, f->docs.n, at) : at;
-        int64_t n = f->docs.length(f->docs.arg, doc);
-        if (n < 2) continue; /* nothing to predict */
-        p->open[p->n_open++] = (fmi_feed_piece){ doc, 0, n };
+        fmi_feed_piece o = window_at(f, f->shuffle ? fmi_feed_order(f->seed, p->epoch, n_windows(f), at) : at);
+        if (!spent(f, &o)) p->open[p->n_open++] = o;
     }
 }
 
@@ -147,13 +182,14 @@ static int64_t pack_row(fmi_feed *f, fmi_feed_arrays *out, int64_t base)
         fmi_feed_piece *o = &p->open[i];
         int64_t left = o->end - o->begin;
         int64_t n = left < room ? left : room;
-        int64_t seen = left < n + 2 ? left : n + 2;
+        int64_t rest = f->docs.length(f->docs.arg, o->doc) - o->begin; /* targets may lie past the window */
+        int64_t seen = rest < n + 2 ? rest : n + 2;
         f->docs.copy(f->docs.arg, o->doc, o->begin, seen, f->row + at);
         emit(f, out, base, at, n, seen);
         at += n;
-        /* What is left goes on as a document; a single token left was a target already. */
+        /* What is left goes on as a document. */
         o->begin += n;
-        if (o->end - o->begin < 2) {
+        if (spent(f, o)) {
             p->n_open--;
             memmove(o, o + 1, (size_t)(p->n_open - i) * sizeof *o);
         }

@@ -1,5 +1,8 @@
 /* The feed: documents -> packed rows.
  *
+ * A document longer than a row is first cut into consecutive windows of a row's length, and the windows are
+ * what is shuffled, so that a long book is spread over the epoch as many short texts are.
+ *
  * A packed row has T input tokens and the two tokens after them, so that the last inputs have their
  * targets. Documents keep whole where they fit: a row opens with the oldest waiting document and is
  * filled up with the longest waiting ones that still fit; when none fits, the longest is cut at the
@@ -16,7 +19,8 @@
 
 #define FMI_FEED_OPEN 64
 
-/* Where documents come from. Thread rule: one feed, one thread. */
+/* Where documents come from. n may be lowered later, never above what fmi_feed_init saw.
+ * Thread rule: one feed, one thread. */
 typedef struct fmi_docs {
     void *arg;
     int64_t n;
@@ -32,7 +36,7 @@ typedef struct fmi_feed_piece {
 /* The exact position: saved in a checkpoint, of a size that does not depend on the corpus. */
 typedef struct fmi_feed_pos {
     int64_t epoch;     /* passes begun over the documents, from 0 */
-    int64_t next;      /* next place in the epoch's order         */
+    int64_t next;      /* next window in the epoch's order        */
     int64_t rows;      /* rows handed out                         */
     int64_t n_open;
     fmi_feed_piece open[FMI_FEED_OPEN]; /* oldest first */
@@ -46,6 +50,7 @@ typedef struct fmi_feed {
     bool once;         /* false: epochs without end              */
     fmi_feed_pos pos;
     int32_t *row;      /* [T + 2] scratch */
+    int64_t *window;   /* [docs.n + 1] first window of each document */
 } fmi_feed;
 
 /* One micro-batch of host arrays, [rows * T] each; seg [rows * T + 1]. Indices count from the

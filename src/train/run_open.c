@@ -147,7 +147,7 @@ static fm_status open_feeds(fm_trainer *t, fm_err *err)
     t->bits_per_nat = n.n_bytes ? (double)(n.n_tokens - n.n_documents) / (double)n.n_bytes / log(2.0) : 0;
     cap_val(t);
     if (!t->val_docs) return FM_OK;
-    fmi_docs val = { t->data, t->val_docs, val_length, val_copy };
+    fmi_docs val = { t->data, t->val_docs_all, val_length, val_copy };
     return fmi_feed_init(&t->val_feed, &val, s->data_seq, 0, false, true, err);
 }
 

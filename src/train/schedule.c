@@ -60,7 +60,10 @@ int64_t fmi_schedule_rows(const fmi_settings *s, double p)
 
 double fmi_schedule_gamma(const fmi_settings *s, double p)
 {
-    return p < s->balance_gamma_end ? s->balance_gamma : 0;
+    double from = s->balance_gamma_decay, to = s->balance_gamma_end;
+    if (p >= to) return 0;
+    if (p <= from || to <= from) return s->balance_gamma;
+    return s->balance_gamma * (1 - 0.95 * (p - from) / (to - from));
 }
 
 double fmi_schedule_mtp(const fmi_settings *s, double p)
@@ -79,7 +82,7 @@ static double batch_law(double flops_per_token, const fmi_horizon *h)
     const double a = 0.2920, b = 0.3271;
     if (!h->steps) {
         double law = a * pow(flops_per_token * (double)h->tokens, b);
-        double most = (double)h->tokens / 100;
+        double most = (double)h->tokens / 500;
         return law < most ? law : most;
     }
     return pow(a * pow(flops_per_token * (double)h->steps, b), 1 / (1 - b));
@@ -103,10 +106,10 @@ void fmi_settings_resolve(fmi_settings *s, double flops_per_token, fmi_horizon *
     if (h->steps) h->tokens = h->steps * fmi_schedule_rows_max(s) * T;
     if (s->train_lr == FMI_AUTO_REAL) {
         double C = flops_per_token * (double)h->tokens;
-        s->train_lr = clamp(0.3118 * pow(C, -0.125), 1e-6, 4e-3);
+        s->train_lr = clamp(0.3118 * pow(C, -0.125), 1e-6, 6e-3);
     }
     if (s->balance_gamma == FMI_AUTO_REAL) {
         double steps = (double)h->tokens / (double)(fmi_schedule_rows_max(s) * T);
-        s->balance_gamma = clamp(3 / steps, 0.001, 0.01);
+        s->balance_gamma = clamp(8 / steps, 0.001, 0.02);
     }
 }

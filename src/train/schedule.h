@@ -9,10 +9,11 @@
  *             tenth until 14.633/14.8, then 0.033; the batch grows from a fifth over 3.2% (469B of 14.8T)
  *   constant  after the warm-up
  * Laws for what is not set, from DeepSeek LLM (arXiv 2401.02954, eq. 1), with C the training FLOPs:
- *   lr = 0.3118 C^-0.1250, at most 0.004;  batch = 0.2920 C^0.3271 tokens, at least 4,096 and eight rows,
- *   at most a hundredth of the run (so that short runs still take a hundred steps).
- *   gamma = 0.001 as in V3, more in short runs: 3 / steps, at most 0.01 (a bias must be able to cross
- *   the spread of the sigmoid scores within the run). */
+ *   lr = 0.3118 C^-0.1250, at most 0.006;  batch = 0.2920 C^0.3271 tokens, at least 4,096 and eight rows,
+ *   at most a 500th of the run (so that short runs still take some hundred steps).
+ *   gamma = 0.001 as in V3, more in short runs: 8 / steps, at most 0.02 (a bias must be able to cross
+ *   the spread of the sigmoid scores within the run). From gamma_decay on it falls linearly to a
+ *   twentieth, and is 0 from gamma_end on: the load settles closer than a large step would let it. */
 #ifndef FM_TRAIN_SCHEDULE_H
 #define FM_TRAIN_SCHEDULE_H
 

@@ -27,7 +27,7 @@
     X(REAL, train, lr, FMI_AUTO_REAL, 0, 1)       /* peak                                       */ \
     X(REAL, train, lr_end, 0.05, 0, 1)            /* last learning rate over the peak           */ \
     X(REAL, train, warmup, 0.02, 0, 1)            /* fraction of the run                        */ \
-    X(REAL, train, decay, 0.3, 0, 1)              /* fraction of the run (wsd)                  */ \
+    X(REAL, train, decay, 0.6, 0, 1)              /* fraction of the run (wsd)                  */ \
     X(INT, train, batch, FMI_AUTO_INT, 1, INT32_MAX)       /* tokens of an optimizer step       */ \
     X(INT, train, batch_start, FMI_AUTO_INT, 1, INT32_MAX) /* tokens at the start of the ramp   */ \
     X(REAL, train, batch_ramp, 0.032, 0, 1)       /* fraction of the run over which it grows    */ \
@@ -45,6 +45,7 @@
     X(REAL, train, save_minutes, 15, 0, 1e7)      /* at least this often too; 0: off            */ \
     X(INT, train, keep, 2, 1, 100000)             /* checkpoints kept beside the best           */ \
     X(REAL, balance, gamma, FMI_AUTO_REAL, 0, 1)  /* bias update speed                          */ \
+    X(REAL, balance, gamma_decay, 0.5, 0, 1)      /* fraction from which it falls; 1: never     */ \
     X(REAL, balance, gamma_end, 0.966, 0, 1)      /* fraction of the run from which it is 0     */ \
     X(BOOL, balance, center, 1, 0, 1)             /* subtract the mean of the update            */ \
     X(REAL, balance, alpha, 1e-4, 0, 1)           /* sequence balance loss                      */ \
