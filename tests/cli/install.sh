@@ -3,6 +3,7 @@
 # make uninstall leaves nothing. BUILD is where the program lies.
 . tests/cli/lib
 build=$(dirname "$FATHOM")
+build=${build#"$PWD"/} # as make was called: dependency files hold the path
 make=${MAKE:-make}
 cc=${CC:-gcc}
 prefix=$dir/prefix
