@@ -13,6 +13,8 @@ OPT     ?= -O3
 WARN     = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
 SAN     ?=
 FUZZ_SECONDS ?= 5
+# Sanitizers make the compiler warn of things that are not there; the plain build is the one without warnings.
+SANWARN  = -Wall -Wextra -Wno-maybe-uninitialized
 ASAN     = -fsanitize=address -fno-omit-frame-pointer
 UBSAN    = -fsanitize=undefined -fno-sanitize-recover=all
 CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) -g -fPIC $(WARN) $(SAN)
@@ -84,13 +86,13 @@ fuzz: $(FUZZERS)
 
 # Sanitizer builds run the unit tests in a build directory of their own, the long ones shortened.
 check-san:
-	$(MAKE) -j2 BUILD=$(BUILD)/san OPT=-O1 SAN="$(ASAN) $(UBSAN)" san-run
+	$(MAKE) -j2 BUILD=$(BUILD)/san OPT=-O1 WARN="$(SANWARN)" SAN="$(ASAN) $(UBSAN)" san-run
 check-asan:
-	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 SAN="$(ASAN)" san-run
+	$(MAKE) BUILD=$(BUILD)/asan OPT=-O1 WARN="$(SANWARN)" SAN="$(ASAN)" san-run
 check-ubsan:
-	$(MAKE) BUILD=$(BUILD)/ubsan OPT=-O1 SAN="$(UBSAN)" san-run
+	$(MAKE) BUILD=$(BUILD)/ubsan OPT=-O1 WARN="$(SANWARN)" SAN="$(UBSAN)" san-run
 check-tsan:
-	$(MAKE) -j2 BUILD=$(BUILD)/tsan OPT=-O1 SAN="-fsanitize=thread" tsan-run
+	$(MAKE) -j2 BUILD=$(BUILD)/tsan OPT=-O1 WARN="$(SANWARN)" SAN="-fsanitize=thread" tsan-run
 san-run: $(TESTS)
 	@FATHOM_TEST_QUICK=1 sh scripts/run_tests.sh 900 $(TESTS)
 TSAN_TESTS = test_base test_device test_kernels
@@ -139,5 +141,4 @@ clean:
 
 .PHONY: all tests-built style check check-run check-san tsan-run fuzz check-asan check-ubsan check-tsan san-run test e2e demo bench \
         install uninstall clean
-.SECONDARY:
 -include $(OBJ:.o=.d) $(CLIO:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d)

@@ -68,7 +68,8 @@ static void check_rows(const fmi_feed_arrays *a, int64_t n_rows)
             n_target += a->target[t] >= 0;
             n_mtp += a->mtp_target[t] >= 0;
         }
-        /* A document ends, its window of T does, the row does, or a single token (already a target) is left. */
+        /* A document ends, its window of T does, the row does, or a single token (already a target)
+         * is left. */
         int64_t left = len - first - (end - begin);
         assert_true(left <= 1 || end % T == 0 || (len > T && (first + end - begin) % T == 0));
     }

@@ -1,6 +1,7 @@
-/* The model against PyTorch: logits, hidden states, losses, gradients, routing and balance of the seven
- * reference checkpoints; the same through the cache in chunks and in the absorbed form; and row invariance of the
- * bf16 forward at every instruction-set level and thread count. Limits: docs/numerics.md. */
+/* The model against PyTorch: logits, hidden states, losses, gradients, routing and balance of the
+ * seven reference checkpoints; the same through the cache in chunks and in the absorbed form; and
+ * row invariance of the bf16 forward at every instruction-set level and thread count. Limits:
+ * docs/numerics.md. */
 #include "support.h"
 
 #include <math.h>
@@ -61,7 +62,8 @@ static void same_within(const fm_tensors *got, const fm_tensors *want, const cha
     float *a = floats(got, name, &n), *b = floats(want, name, &k);
     assert_int_equal(n, k);
     double d = worst(a, b, n);
-    if (!(d <= limit)) fail_msg("%s: %s differs by %.3g of the largest value, limit %.3g", what, name, d, limit);
+    if (!(d <= limit))
+        fail_msg("%s: %s differs by %.3g of the largest value, limit %.3g", what, name, d, limit);
     free(a);
     free(b);
 }
@@ -76,8 +78,8 @@ static fm_model *open_model(fm_exec *x, const char *variant, fm_dtype precision,
     return m;
 }
 
-static void run_logits(const char *device, const char *isa, int threads, const char *variant, fm_dtype precision,
-                       bool absorbed, int64_t chunk, const char *out)
+static void run_logits(const char *device, const char *isa, int threads, const char *variant,
+                       fm_dtype precision, bool absorbed, int64_t chunk, const char *out)
 {
     fm_exec *x = NULL;
     fm_tensors *ref = NULL;
@@ -158,8 +160,8 @@ static void logits_on_the_fence(void **state)
 }
 
 /* norm(a - b) / norm(b); both zero: 0. A gradient of zero norm must be exactly zero. */
-static void gradient_within(const fm_tensors *got, const fm_tensors *ref, const fm_tensor_info *want, double limit,
-                            const char *what)
+static void gradient_within(const fm_tensors *got, const fm_tensors *ref,
+                            const fm_tensor_info *want, double limit, const char *what)
 {
     int64_t n = 0;
     float *a = floats(got, want->name, &n), *b = floats(ref, want->name, &n);
@@ -175,7 +177,8 @@ static void gradient_within(const fm_tensors *got, const fm_tensors *ref, const 
     free(b);
 }
 
-static void same_router(const fm_tensors *got, const fm_tensors *ref, const fm_tensor_info *want, const char *what)
+static void same_router(const fm_tensors *got, const fm_tensors *ref, const fm_tensor_info *want,
+                        const char *what)
 {
     const fm_tensor_info *g;
     OK(fm_tensors_get(got, want->name, &g, &ok_err));
@@ -186,8 +189,8 @@ static void same_router(const fm_tensors *got, const fm_tensors *ref, const fm_t
         fail_msg("%s: %s differs", what, want->name);
 }
 
-static void run_grad(const char *device, const char *isa, int threads, const char *variant, fm_dtype precision,
-                     bool recompute, const char *out)
+static void run_grad(const char *device, const char *isa, int threads, const char *variant,
+                     fm_dtype precision, bool recompute, const char *out)
 {
     fm_exec *x = NULL;
     fm_tensors *ref = NULL;

@@ -1,6 +1,7 @@
-/* One whole `pico` model in double: the hand-written backward against the central difference of loss + 0.3 x
- * MTP loss + sequence balance loss, along a random direction in every parameter (the experts of a layer together),
- * over packed rows with document borders. Central differences with step h are off by about h^2 plus 1e-16 / h. */
+/* One whole `pico` model in double: the hand-written backward against the central difference of
+ * loss + 0.3 x MTP loss + sequence balance loss, along a random direction in every parameter (the
+ * experts of a layer together), over packed rows with document borders. Central differences with
+ * step h are off by about h^2 plus 1e-16 / h. */
 #include "support.h"
 
 #include <math.h>
@@ -62,8 +63,14 @@ static void write_batch(setup *s)
         }
     for (int d = 0; d < 4; d++) h[N_ARRAYS * TOKENS + d] = seg[d];
     OK(fm_write(s->x, s->dev, h, sizeof h, &ok_err));
-    s->b = (fm_batch){.T = TOKENS, .ids = s->dev, .pos = s->dev + POS * TOKENS, .k_begin = s->dev + BEGIN * TOKENS,
-                      .k_end = s->dev + END * TOKENS, .seg = s->dev + N_ARRAYS * TOKENS, .n_seg = 3, .row_length = ROW_LEN};
+    s->b = (fm_batch){.T = TOKENS,
+                      .ids = s->dev,
+                      .pos = s->dev + POS * TOKENS,
+                      .k_begin = s->dev + BEGIN * TOKENS,
+                      .k_end = s->dev + END * TOKENS,
+                      .seg = s->dev + N_ARRAYS * TOKENS,
+                      .n_seg = 3,
+                      .row_length = ROW_LEN};
     s->next = s->b;
     s->next.ids = s->dev + NEXT * TOKENS;
 }

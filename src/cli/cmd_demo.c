@@ -41,13 +41,15 @@ static void on_step(void *arg, const fm_train_progress *p)
     demo_curve_add(d, p);
     d->last = *p;
     if (p->val_bits_per_byte >= 0)
-        cli_live_print(&d->live, 15, "step %lld %3.0f%% loss %.3f held-out %.3f bits/byte %.0f tok/s MaxVio %.2f, %s left",
-                       (long long)p->step, 100 * p->fraction, p->loss, p->val_bits_per_byte, p->tokens_per_second,
-                       p->max_vio, cli_duration(p->seconds_left, &left));
+        cli_live_print(
+            &d->live, 15,
+            "step %lld %3.0f%% loss %.3f held-out %.3f bits/byte %.0f tok/s MaxVio %.2f, %s left",
+            (long long)p->step, 100 * p->fraction, p->loss, p->val_bits_per_byte,
+            p->tokens_per_second, p->max_vio, cli_duration(p->seconds_left, &left));
     else
-        cli_live_print(&d->live, 15, "step %lld %3.0f%% loss %.3f %.0f tok/s MaxVio %.2f, %s left", (long long)p->step,
-                       100 * p->fraction, p->loss, p->tokens_per_second, p->max_vio,
-                       cli_duration(p->seconds_left, &left));
+        cli_live_print(&d->live, 15, "step %lld %3.0f%% loss %.3f %.0f tok/s MaxVio %.2f, %s left",
+                       (long long)p->step, 100 * p->fraction, p->loss, p->tokens_per_second,
+                       p->max_vio, cli_duration(p->seconds_left, &left));
 }
 
 static bool collect(void *arg, const fm_piece *piece)
@@ -57,15 +59,16 @@ static bool collect(void *arg, const fm_piece *piece)
 }
 
 /* One prompt's continuation at 1, 10, 50 and 100 percent, printed and kept in samples.txt. */
-static fm_status on_sample(void *arg, fm_model *m, const fm_tokenizer *tok, const fm_train_progress *p, fm_text *text,
-                           fm_err *err)
+static fm_status on_sample(void *arg, fm_model *m, const fm_tokenizer *tok,
+                           const fm_train_progress *p, fm_text *text, fm_err *err)
 {
     demo *d = arg;
     fm_session *s = NULL;
     char head[96];
     size_t from = text->n;
     fm_session_opts so = {.context_max = 256};
-    fm_generate_opts go = {.tokens_max = 60, .temperature = 0.6, .top_p = 0.95, .seed = 7, .fn = collect, .arg = text};
+    fm_generate_opts go = {
+        .tokens_max = 60, .temperature = 0.6, .top_p = 0.95, .seed = 7, .fn = collect, .arg = text};
     snprintf(head, sizeof head, "--- %.0f%%, step %lld, %lld tokens, loss %.3f\n", 100 * p->fraction,
              (long long)p->step, (long long)p->tokens, p->loss);
     fm_status st = fm_text_push(text, head, strlen(head), err);
@@ -118,7 +121,8 @@ static void choose_depth(demo *d, fm_train_opts *o)
     double rate = 0;
     if (fm_machine_measure(d->c.isa, (int)d->c.threads, 0.6, c, &n, &err)) return;
     for (int i = 0; i < n; i++)
-        if ((!strcmp(c[i].name, "amx_bf16") || !strcmp(c[i].name, "fma_f32")) && c[i].value > rate) rate = c[i].value;
+        if ((!strcmp(c[i].name, "amx_bf16") || !strcmp(c[i].name, "fma_f32")) && c[i].value > rate)
+            rate = c[i].value;
     if (fm_train_plan_make(o, 0, &plan, &err) || plan.flops_per_token <= 0) return;
     double tokens = 0.1 * rate / plan.flops_per_token * 60 * o->minutes;
     if (tokens < 1e6 && o->n_set < CLI_LIST_MAX) {
@@ -200,9 +204,17 @@ static int run(demo *d, const char *corpus_dir, double minutes, const char *pres
         files[i] = text[i];
     }
     for (int i = 0; i < d->c.set.n; i++) set[i] = d->c.set.item[i];
-    fm_train_opts o = {.command = "demo", .out = d->c.out, .preset = preset, .recipe = d->c.recipe, .set = set,
-                       .n_set = d->c.set.n, .text = files, .n_text = N_FILES, .minutes = minutes,
-                       .precision = d->c.precision, .seed = d->c.seed};
+    fm_train_opts o = {.command = "demo",
+                       .out = d->c.out,
+                       .preset = preset,
+                       .recipe = d->c.recipe,
+                       .set = set,
+                       .n_set = d->c.set.n,
+                       .text = files,
+                       .n_text = N_FILES,
+                       .minutes = minutes,
+                       .precision = d->c.precision,
+                       .seed = d->c.seed};
     int rc = cli_context("demo", &d->c, &d->x);
     if (rc == CLI_GO_ON) {
         choose_depth(d, &o);
@@ -229,11 +241,15 @@ int cmd_demo(int argc, char **argv)
         CLI_OPT_OUT(&d.c), CLI_OPT_RECIPE(&d.c), CLI_OPT_SET(&d.c), CLI_OPT_SEED(&d.c), CLI_OPT_THREADS(&d.c),
         CLI_OPT_DEVICE(&d.c), CLI_OPT_PRECISION(&d.c), CLI_OPT_ISA(&d.c),
     };
-    const cli_command c = {"demo", "[options]",
-                           "Trains a small model of DeepSeek-V3's architecture on the shipped stories, from the\n"
-                           "tokenizer on, prints one prompt's continuation at 1, 10, 50 and 100 percent, loads the\n"
-                           "checkpoint again and tells a story. Ctrl-C saves; fathom resume goes on.",
-                           options, CLI_COUNT(options), 0};
+    const cli_command c = {
+        "demo",
+        "[options]",
+        "Trains a small model of DeepSeek-V3's architecture on the shipped stories, from the\n"
+        "tokenizer on, prints one prompt's continuation at 1, 10, 50 and 100 percent, loads the\n"
+        "checkpoint again and tells a story. Ctrl-C saves; fathom resume goes on.",
+        options,
+        CLI_COUNT(options),
+        0};
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!(minutes > 0 && minutes < 1e5)) return cli_wrong("demo", "--minutes must be positive");

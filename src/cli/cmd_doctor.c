@@ -45,7 +45,8 @@ static int parts_of(part *p)
     return n;
 }
 
-static void print_text(const fm_machine *m, const fm_ceiling *c, int n, const part *p, int n_parts, double disk)
+static void print_text(const fm_machine *m, const fm_ceiling *c, int n, const part *p, int n_parts,
+                       double disk)
 {
     cli_buf a, b;
     printf("processor   %s, %d online\n", m->processor, m->processors);
@@ -71,19 +72,22 @@ static void print_text(const fm_machine *m, const fm_ceiling *c, int n, const pa
         printf("\nThis processor has no AVX2: everything works, but slowly.\n");
 }
 
-static void print_json(const fm_machine *m, const fm_ceiling *c, int n, const part *p, int n_parts, double disk)
+static void print_json(const fm_machine *m, const fm_ceiling *c, int n, const part *p, int n_parts,
+                       double disk)
 {
     printf("{\"processor\": ");
     cli_json_string(m->processor);
     printf(", \"processors\": %d, \"features\": \"%s\", \"isa\": \"%s\", \"memory_bytes\": %lld, "
            "\"memory_available_bytes\": %lld, \"disk_free_bytes\": %.0f, \"ceilings\": [",
-           m->processors, m->features, m->isa, (long long)m->memory_bytes, (long long)m->memory_available_bytes, disk);
+           m->processors, m->features, m->isa, (long long)m->memory_bytes,
+           (long long)m->memory_available_bytes, disk);
     for (int i = 0; i < n; i++)
-        printf("%s{\"name\": \"%s\", \"threads\": %d, \"value\": %.4g, \"unit\": \"%s\"}", i ? ", " : "", c[i].name,
-               c[i].threads, c[i].value, c[i].unit);
+        printf("%s{\"name\": \"%s\", \"threads\": %d, \"value\": %.4g, \"unit\": \"%s\"}",
+               i ? ", " : "", c[i].name, c[i].threads, c[i].value, c[i].unit);
     printf("], \"parts\": [");
     for (int i = 0; i < n_parts; i++)
-        printf("%s{\"name\": \"%s\", \"found\": %s}", i ? ", " : "", p[i].name, p[i].found ? "true" : "false");
+        printf("%s{\"name\": \"%s\", \"found\": %s}", i ? ", " : "", p[i].name,
+               p[i].found ? "true" : "false");
     printf("]}\n");
 }
 
@@ -91,9 +95,13 @@ int cmd_doctor(int argc, char **argv)
 {
     cli_common o = {0};
     const cli_option options[] = {CLI_OPT_JSON(&o)};
-    const cli_command c = {"doctor", "[--json]",
-                           "Prints processor features, memory, bandwidth, and which optional parts are there.",
-                           options, CLI_COUNT(options), 0};
+    const cli_command c = {
+        "doctor",
+        "[--json]",
+        "Prints processor features, memory, bandwidth, and which optional parts are there.",
+        options,
+        CLI_COUNT(options),
+        0};
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     fm_machine m;

@@ -42,16 +42,25 @@ int cmd_grad(int argc, char **argv)
     const cli_option options[] = {
         CLI_OPT_MODEL(&a.c),
         {"ids", CLI_TEXT, &a.ids, "FILE", "token ids as JSON, [[..], ..], rows of equal length"},
-        {"out", CLI_TEXT, &a.c.out, "FILE", "safetensors file: loss, mtp_loss, grad.<tensor>, router.<layer>.*"},
+        {"out", CLI_TEXT, &a.c.out, "FILE",
+         "safetensors file: loss, mtp_loss, grad.<tensor>, router.<layer>.*"},
         {"mtp-weight", CLI_REAL, &a.o.mtp_weight, "X", "weight of the MTP loss (default 0.3)"},
-        {"seq-balance", CLI_REAL, &a.o.seq_balance, "A", "weight of the sequence balance loss (default 0)"},
+        {"seq-balance", CLI_REAL, &a.o.seq_balance, "A",
+         "weight of the sequence balance loss (default 0)"},
         {"recompute", CLI_FLAG, &a.o.recompute, NULL, "recompute activations in the backward pass"},
-        CLI_OPT_PRECISION(&a.c), CLI_OPT_DEVICE(&a.c), CLI_OPT_THREADS(&a.c), CLI_OPT_ISA(&a.c),
+        CLI_OPT_PRECISION(&a.c),
+        CLI_OPT_DEVICE(&a.c),
+        CLI_OPT_THREADS(&a.c),
+        CLI_OPT_ISA(&a.c),
     };
-    const cli_command c = {"grad", "--model M --ids FILE --out OUT.safetensors [options]",
-                           "Writes the gradient of loss + mtp-weight x mtp_loss (+ seq-balance x balance loss) of "
-                           "every\nweight. Each row of ids is one document. Default precision: f32.",
-                           options, CLI_COUNT(options), 0};
+    const cli_command c = {
+        "grad",
+        "--model M --ids FILE --out OUT.safetensors [options]",
+        "Writes the gradient of loss + mtp-weight x mtp_loss (+ seq-balance x balance loss) of "
+        "every\nweight. Each row of ids is one document. Default precision: f32.",
+        options,
+        CLI_COUNT(options),
+        0};
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!a.c.model || !a.ids || !a.c.out) return cli_wrong("grad", "--model, --ids and --out are needed");

@@ -13,10 +13,14 @@ int cmd_report(int argc, char **argv)
     const cli_option options[] = {
         {"out", CLI_TEXT, &out, "FILE", "the page (default: report.html in the first run)"},
     };
-    const cli_command c = {"report", "RUN... [--out FILE.html]",
-                           "Writes one page: curves of the runs laid over each other, balance per layer, samples,\n"
-                           "settings that differ. A run is a directory made by pretrain or demo.",
-                           options, CLI_COUNT(options), FM_REPORT_RUNS_MAX};
+    const cli_command c = {
+        "report",
+        "RUN... [--out FILE.html]",
+        "Writes one page: curves of the runs laid over each other, balance per layer, samples,\n"
+        "settings that differ. A run is a directory made by pretrain or demo.",
+        options,
+        CLI_COUNT(options),
+        FM_REPORT_RUNS_MAX};
     int rc = cli_parse(&c, argc, argv, &runs, &n);
     if (rc != CLI_GO_ON) return rc;
     if (n < 1) return cli_wrong("report", "no run directory given");

@@ -124,7 +124,8 @@ static void balance(const demo *d)
     printf("Balance over the last 50 steps (MaxVio 0: every expert\ngets the same load)\n");
     printf("  layer   MaxVio  dead  load entropy\n");
     json_array_foreach(json_object_get(o, "layers"), i, layer)
-        printf("  %-6lld %7.3f %5lld %13.4f\n", (long long)json_integer_value(json_object_get(layer, "layer")),
+        printf("  %-6lld %7.3f %5lld %13.4f\n",
+               (long long)json_integer_value(json_object_get(layer, "layer")),
                json_number_value(json_object_get(layer, "max_vio_50")),
                (long long)json_integer_value(json_object_get(layer, "dead")),
                json_number_value(json_object_get(layer, "entropy")));
@@ -138,7 +139,8 @@ static void cache(const demo *d)
     fm_shape *s = malloc(sizeof *s);
     fm_shape_opts o = {.model = d->checkpoint};
     if (s && fm_shape_get(&o, 0, s, &err) == FM_OK)
-        printf("Cache     %lld bytes a token; plain attention would take\n          %lld, %.1f times as many\n",
+        printf("Cache     %lld bytes a token; plain attention would take\n          %lld, %.1f "
+               "times as many\n",
                (long long)s->kv_bytes_bf16, (long long)(2 * s->kv_elements_mha),
                2.0 * (double)s->kv_elements_mha / (double)s->kv_bytes_bf16);
     free(s);
@@ -150,13 +152,16 @@ void demo_closing_page(const demo *d)
     const fm_session_stats *t = &d->stats;
     loss_curve(d);
     balance(d);
-    printf("Trained   %s tokens in %s\n", cli_count((double)d->last.tokens, &a), cli_duration(d->last.seconds, &b));
+    printf("Trained   %s tokens in %s\n", cli_count((double)d->last.tokens, &a),
+           cli_duration(d->last.seconds, &b));
     if (d->last.val_bits_per_byte >= 0) printf("Held-out  %.4f bits per byte\n", d->last.val_bits_per_byte);
     cache(d);
     if (t->drafted)
-        printf("Drafts    %lld of %lld accepted (%.0f%%): %lld tokens took\n          %lld forward passes; %.0f tokens/s\n",
-               (long long)t->accepted, (long long)t->drafted, 100.0 * (double)t->accepted / (double)t->drafted,
-               (long long)t->new_tokens, (long long)t->main_forwards, t->decode_tokens_per_second);
+        printf("Drafts    %lld of %lld accepted (%.0f%%): %lld tokens took\n          %lld forward "
+               "passes; %.0f tokens/s\n",
+               (long long)t->accepted, (long long)t->drafted,
+               100.0 * (double)t->accepted / (double)t->drafted, (long long)t->new_tokens,
+               (long long)t->main_forwards, t->decode_tokens_per_second);
     printf("Whole way %s\n\n", cli_duration(difftime(time(NULL), d->started), &a));
     printf("The checkpoint, which transformers opens too:\n  %s\n\nTry next:\n", d->checkpoint);
     printf("  fathom generate --model %s \\\n    --prompt \"Tom had a dog.\" --tokens 100\n", d->checkpoint);

@@ -15,13 +15,16 @@ static const json_t *row_of(const json_t *root, size_t r)
     return json_is_array(first) ? json_array_get(root, r) : r == 0 ? root : NULL;
 }
 
-static int fill(const char *command, const char *path, const json_t *root, int32_t *ids, size_t rows, size_t length)
+static int fill(const char *command, const char *path, const json_t *root, int32_t *ids,
+                size_t rows, size_t length)
 {
     for (size_t r = 0; r < rows; r++) {
         const json_t *row = row_of(root, r);
         if (json_array_size(row) != length)
-            return cli_fail(command, "%s: row %zu has %zu ids, row 0 has %zu; rows of equal length are expected",
-                            path, r, json_array_size(row), length);
+            return cli_fail(
+                command,
+                "%s: row %zu has %zu ids, row 0 has %zu; rows of equal length are expected", path,
+                r, json_array_size(row), length);
         for (size_t i = 0; i < length; i++) {
             const json_t *v = json_array_get(row, i);
             json_int_t id = json_integer_value(v);

@@ -11,21 +11,31 @@ static const char HEAD[] =
     "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport "
     "content='width=device-width,initial-scale=1'><title>Fathom report</title><style>\n"
     ":root{color-scheme:light dark;--bg:#fff;--fg:#1a1a1a;--dim:#5c5c5c;--grid:#e3e3e3}\n"
-    "@media(prefers-color-scheme:dark){:root{--bg:#16181b;--fg:#e8e8e8;--dim:#a8a8a8;--grid:#33373c}}\n"
-    "body{background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1360px;"
+    "@media(prefers-color-scheme:dark){:root{--bg:#16181b;--fg:#e8e8e8;--dim:#a8a8a8;--grid:#"
+    "33373c}}\n"
+    "body{background:var(--bg);color:var(--fg);font:16px/1.45 system-ui,sans-serif;margin:0 "
+    "auto;max-width:1360px;"
     "padding:16px}h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2em}\n"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:20px}\n"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:"
+    "20px}\n"
     "figure{margin:0;min-width:0}figcaption{font-weight:600}svg{width:100%;height:auto}\n"
-    "svg text{fill:var(--dim);font-size:12px}.e{text-anchor:end}.m{text-anchor:middle}.s{text-anchor:start}\n"
+    "svg "
+    "text{fill:var(--dim);font-size:12px}.e{text-anchor:end}.m{text-anchor:middle}.s{text-anchor:"
+    "start}\n"
     ".g{stroke:var(--grid)}.a{stroke:var(--dim)}.c{fill:none;stroke-width:1.8}\n"
-    ".c0{stroke:#2f6fde}.c1{stroke:#d9622b;stroke-dasharray:7 3}.c2{stroke:#1f9a6a;stroke-dasharray:2 3}"
-    ".c3{stroke:#a04bd0;stroke-dasharray:10 3 2 3}.c4{stroke:#c0392b}.c5{stroke:#8a7a00;stroke-dasharray:7 3}"
+    ".c0{stroke:#2f6fde}.c1{stroke:#d9622b;stroke-dasharray:7 "
+    "3}.c2{stroke:#1f9a6a;stroke-dasharray:2 3}"
+    ".c3{stroke:#a04bd0;stroke-dasharray:10 3 2 "
+    "3}.c4{stroke:#c0392b}.c5{stroke:#8a7a00;stroke-dasharray:7 3}"
     ".c6{stroke:#0f8ea8;stroke-dasharray:2 3}.c7{stroke:#8a5a44;stroke-dasharray:10 3 2 3}\n"
-    ".l{list-style:none;padding:0;margin:.2em 0;display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.9em}\n"
+    ".l{list-style:none;padding:0;margin:.2em 0;display:flex;flex-wrap:wrap;gap:2px "
+    "16px;font-size:.9em}\n"
     ".k{width:28px;height:8px;margin-right:6px;vertical-align:middle}\n"
-    ".t{overflow-x:auto}table{border-collapse:collapse}td,th{padding:3px 12px 3px 0;text-align:right;"
+    ".t{overflow-x:auto}table{border-collapse:collapse}td,th{padding:3px 12px 3px "
+    "0;text-align:right;"
     "border-bottom:1px solid var(--grid)}th:first-child,td:first-child{text-align:left}\n"
-    ".set td{text-align:left}pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid var(--grid);"
+    ".set td{text-align:left}pre{white-space:pre-wrap;overflow-wrap:anywhere;border-left:3px solid "
+    "var(--grid);"
     "padding-left:12px}</style>\n";
 
 static double last_of(const report_curve *c)
@@ -51,9 +61,11 @@ static fm_status number(fm_text *p, const report_curve *c, double v, const char 
 
 static fm_status summary(fm_text *p, const report_run *runs, int n, fm_err *err)
 {
-    fm_status st = fmi_report_add(p, err, "<div class=t><table><tr><th>run<th>steps<th>tokens<th>loss<th>MTP loss"
-                                  "<th>held-out bits per byte<th>best<th>tokens/s<th>worst MaxVio (last 50 "
-                                  "steps)</tr>\n");
+    fm_status st =
+        fmi_report_add(p, err,
+                       "<div class=t><table><tr><th>run<th>steps<th>tokens<th>loss<th>MTP loss"
+                       "<th>held-out bits per byte<th>best<th>tokens/s<th>worst MaxVio (last 50 "
+                       "steps)</tr>\n");
     for (int i = 0; i < n && !st; i++) {
         const report_run *r = &runs[i];
         double vio = 0;

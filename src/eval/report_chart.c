@@ -31,7 +31,11 @@ fm_status fmi_report_escaped(fm_text *page, const char *s, fm_err *err)
 {
     fm_status st = FM_OK;
     for (size_t i = 0; s[i] && !st; i++) {
-        const char *e = s[i] == '<' ? "&lt;" : s[i] == '>' ? "&gt;" : s[i] == '&' ? "&amp;" : s[i] == '"' ? "&quot;" : NULL;
+        const char *e = s[i] == '<'   ? "&lt;"
+                        : s[i] == '>' ? "&gt;"
+                        : s[i] == '&' ? "&amp;"
+                        : s[i] == '"' ? "&quot;"
+                                      : NULL;
         st = e ? fm_text_push(page, e, strlen(e), err) : fm_text_push(page, s + i, 1, err);
     }
     return st;
@@ -109,14 +113,16 @@ static fm_status axes(fm_text *page, const frame *f, const char *unit, fm_err *e
     step = tick_step(f->x1 - f->x0);
     for (double x = ceil(f->x0 / step) * step; x <= f->x1 && !st; x += step) {
         tick_text(text, sizeof text, x);
-        st = fmi_report_add(page, err, "<text x=%.1f y=%.0f class=m>%s</text>", px(f, x), HEIGHT - BOTTOM + 16,
-                            text);
+        st = fmi_report_add(page, err, "<text x=%.1f y=%.0f class=m>%s</text>", px(f, x),
+                            HEIGHT - BOTTOM + 16, text);
     }
     if (!st)
         st = fmi_report_add(page, err, "<line class=a x1=%.0f y1=%.0f x2=%.0f y2=%.0f /><text x=%.0f y=%.0f "
                             "class=m>tokens</text>", LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM,
                             (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6);
-    if (!st) st = fmi_report_add(page, err, "<text x=%.0f y=%.0f class=s>%s</text>", LEFT + 6, TOP + 10, unit);
+    if (!st)
+        st = fmi_report_add(page, err, "<text x=%.0f y=%.0f class=s>%s</text>", LEFT + 6, TOP + 10,
+                            unit);
     return st;
 }
 
@@ -141,8 +147,10 @@ fm_status fmi_report_chart(fm_text *page, const report_chart *c, fm_err *err)
 {
     frame f;
     if (!frame_of(c, &f)) return FM_OK;
-    fm_status st = fmi_report_add(page, err, "<figure><figcaption>%s</figcaption><svg viewBox='0 0 %.0f %.0f' "
-                                  "role=img aria-label='%s'>", c->title, WIDTH, HEIGHT, c->title);
+    fm_status st = fmi_report_add(page, err,
+                                  "<figure><figcaption>%s</figcaption><svg viewBox='0 0 %.0f %.0f' "
+                                  "role=img aria-label='%s'>",
+                                  c->title, WIDTH, HEIGHT, c->title);
     if (!st) st = axes(page, &f, c->unit, err);
     for (int k = 0; k < c->n && !st; k++)
         if (c->curves[k]->n > 1) st = curve(page, &f, c->curves[k], k, err);
@@ -152,8 +160,11 @@ fm_status fmi_report_chart(fm_text *page, const report_chart *c, fm_err *err)
         if (r->n < 2) continue;
         char last[32];
         tick_text(last, sizeof last, r->y[r->n - 1]);
-        st = fmi_report_add(page, err, "<li><svg class=k viewBox='0 0 28 8'><line class='c c%d' x1=0 y1=4 x2=28 "
-                            "y2=4 /></svg>", k % STYLES);
+        st = fmi_report_add(
+            page, err,
+            "<li><svg class=k viewBox='0 0 28 8'><line class='c c%d' x1=0 y1=4 x2=28 "
+            "y2=4 /></svg>",
+            k % STYLES);
         if (!st) st = fmi_report_escaped(page, r->label, err);
         if (!st) st = fmi_report_add(page, err, " <b>%s</b></li>", last);
     }

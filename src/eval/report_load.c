@@ -1,5 +1,6 @@
-/* Reads a run for the report: metrics.jsonl line by line into curves, recipe.ini, samples.txt. A last line cut
- * short (a run that is still writing) is passed over; any other bad line is an error with its number. */
+/* Reads a run for the report: metrics.jsonl line by line into curves, recipe.ini, samples.txt. A
+ * last line cut short (a run that is still writing) is passed over; any other bad line is an error
+ * with its number. */
 #include "eval/report.h"
 
 #include <stdio.h>

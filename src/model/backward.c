@@ -1,7 +1,8 @@
 /* The backward pass over the whole model, and the gradient buffers.
  *
- * Layers run from last to first; tmp->dx holds the gradient of the residual stream throughout. With recompute,
- * a layer's activations are made again from its kept input, by the same operators and so with the same bits. */
+ * Layers run from last to first; tmp->dx holds the gradient of the residual stream throughout. With
+ * recompute, a layer's activations are made again from its kept input, by the same operators and so
+ * with the same bits. */
 #include "model/internal.h"
 
 void fmi_layer_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,

@@ -10,8 +10,8 @@
 
 #define FM_PAGE_ROWS 64
 
-/* Latent KV pages: one pool of n_pages pages of FM_PAGE_ROWS rows of (C + R) A for each layer, the MTP block's last
- * (lay.n_layers pools). Row r of the pool is row r % 64 of page r / 64. */
+/* Latent KV pages: one pool of n_pages pages of FM_PAGE_ROWS rows of (C + R) A for each layer, the
+ * MTP block's last (lay.n_layers pools). Row r of the pool is row r % 64 of page r / 64. */
 typedef struct fm_cache {
     int64_t n_pages;
     void **pages;            /* host array [n_layers] of device pools */
@@ -114,10 +114,11 @@ void fmi_acts_free(fm_acts *a);
 /* load: NULL, or device [n_layers, E] i32, rows of the routed layers' expert counts, added to. */
 /* Embedding, main layers, final norm: writes a->h and a->hf. b->T <= rows_max. */
 void fmi_forward(fm_model *m, fm_acts *a, const fm_batch *b, int32_t *load);
-/* The MTP block: row t reads hidden[t] (F; a->hf for the main one's) and token b->ids[t]; writes a->mtp_h, a->mtp_hf. */
+/* The MTP block: row t reads hidden[t] (F; a->hf for the main one's) and token b->ids[t]; writes
+ * a->mtp_h, a->mtp_hf. */
 void fmi_forward_mtp(fm_model *m, fm_acts *a, const fm_batch *b, const void *hidden, int32_t *load);
-/* logits[i,:] = head . h[rows[i],:], n rows into `logits` [n, W] F; rows (device) NULL: the first n rows. Uses the same
- * sums whatever n is. h is a->h or a->mtp_h. n <= rows_max. */
+/* logits[i,:] = head . h[rows[i],:], n rows into `logits` [n, W] F; rows (device) NULL: the first n
+ * rows. Uses the same sums whatever n is. h is a->h or a->mtp_h. n <= rows_max. */
 void fmi_logits(fm_model *m, fm_acts *a, const void *h, const int32_t *rows, int64_t n, void *logits);
 
 /* Gradients: F buffers with the layout's indices; grouped outputs through tables. */
@@ -133,9 +134,9 @@ fm_status fmi_grads_new(fm_model *m, fm_grads **out, fm_err *err);
 void fmi_grads_free(fm_grads *g);
 void fmi_grads_zero(fm_grads *g);
 
-/* Cross-entropy of rows of h against target [T] (device i32, -1: none) in chunks of logit_rows rows:
- * loss_rows [T] F gets each row's loss; when g is given, dh [T, D] F gets the gradient times grad_scale and the head's gradient is
- * added to. */
+/* Cross-entropy of rows of h against target [T] (device i32, -1: none) in chunks of logit_rows
+ * rows: loss_rows [T] F gets each row's loss; when g is given, dh [T, D] F gets the gradient times
+ * grad_scale and the head's gradient is added to. */
 void fmi_head_loss(fm_model *m, fm_acts *a, fm_grads *g, const void *h, const int32_t *target, int64_t T,
                    double grad_scale, void *loss_rows, void *dh);
 
@@ -144,10 +145,11 @@ typedef struct fm_backward_opts {
     void *balance_loss;          /* device [n_layers] F, each layer's loss added to, or NULL */
 } fm_backward_opts;
 
-/* Backward of the MTP block: dmtp [T, D] F is the gradient of a->mtp_h. Adds the gradient of a->hf into dhf [T, D] F (written,
- * not added to) and the embedding's into g. Call before fmi_backward. */
-void fmi_backward_mtp(fm_model *m, fm_acts *a, fm_grads *g, const fm_batch *b, const void *hidden, const void *dmtp,
-                      void *dhf, const fm_backward_opts *o);
+/* Backward of the MTP block: dmtp [T, D] F is the gradient of a->mtp_h. Adds the gradient of a->hf
+ * into dhf [T, D] F (written, not added to) and the embedding's into g. Call before fmi_backward.
+ */
+void fmi_backward_mtp(fm_model *m, fm_acts *a, fm_grads *g, const fm_batch *b, const void *hidden,
+                      const void *dmtp, void *dhf, const fm_backward_opts *o);
 /* Backward of everything else: dh [T, D] F of a->h; dhf [T, D] F of a->hf or NULL. Adds into g. */
 void fmi_backward(fm_model *m, fm_acts *a, fm_grads *g, const fm_batch *b, const void *dh, const void *dhf,
                   const fm_backward_opts *o);

@@ -1,5 +1,6 @@
-/* Multi-head latent attention, backward of the expanded form: the steps of mla.c in reverse. The gradient of
- * the residual stream (tmp->dx) passes through unchanged and gains the gradient of the attention norm's input. */
+/* Multi-head latent attention, backward of the expanded form: the steps of mla.c in reverse. The
+ * gradient of the residual stream (tmp->dx) passes through unchanged and gains the gradient of the
+ * attention norm's input. */
 #include "model/internal.h"
 
 static void queries_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,

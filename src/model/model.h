@@ -41,8 +41,9 @@ typedef struct fm_layer {
     void *gate_table, *up_table, *down_table;    /* [E] device tables of weights  */
 } fm_layer;
 
-/* The list of parameters a configuration implies, without memory behind it. Order: embed_tokens, layers 0..L-1,
- * model.norm, lm_head, then the MTP block (layer index L; its embedding and head are the main ones). */
+/* The list of parameters a configuration implies, without memory behind it. Order: embed_tokens,
+ * layers 0..L-1, model.norm, lm_head, then the MTP block (layer index L; its embedding and head are
+ * the main ones). */
 typedef struct fm_layout {
     int n_params;
     fm_param *params;
@@ -71,7 +72,8 @@ struct fm_model {
 /* A model with zeroed weights of dtype dt (F32, BF16; F64 in tests), all in device memory. */
 fm_status fmi_model_new(fm_exec *x, const fm_config *c, fm_dtype dt, bool absorbed, fm_model **out,
                         fm_err *err);
-/* Random weights: normal(0, initializer_range), norms 1, bias 0; a pure function of (seed, parameter, element). */
+/* Random weights: normal(0, initializer_range), norms 1, bias 0; a pure function of (seed,
+ * parameter, element). */
 fm_status fmi_model_init(fm_model *m, uint64_t seed, fm_err *err);
 /* Host copies of a parameter as F32 (or F64 for an F64 model): what a checkpoint would hold. */
 fm_status fmi_param_read(const fm_model *m, int i, void *out_f, fm_err *err);

@@ -1,8 +1,9 @@
 /* Mixture of experts, forward. DeepSeek-V3 report, section 2.1.2; deepseek-family.md 3.7, 3.8.
  *
- * The router reads the unrounded norm output in F. Tokens are sorted by expert on the device; the grouped
- * products take the device's offsets, so the host never learns who went where. No token is dropped. The
- * routing weight is applied to the hidden activation (w * silu(gate) * up), which equals weighting the output. */
+ * The router reads the unrounded norm output in F. Tokens are sorted by expert on the device; the
+ * grouped products take the device's offsets, so the host never learns who went where. No token is
+ * dropped. The routing weight is applied to the hidden activation (w * silu(gate) * up), which
+ * equals weighting the output. */
 #include "model/internal.h"
 
 static void route(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T, int32_t *load)

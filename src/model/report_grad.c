@@ -145,7 +145,8 @@ static fm_status save_router(gradrun *r, fmi_st_writer *w, int layer, fm_err *er
     int32_t *load = fmi_alloc((size_t)E * 4), *chosen = fmi_alloc(slots * 4);
     float *bias = fmi_zalloc((size_t)E * 4), *out = fmi_zalloc((size_t)E * 4);
     int64_t *sorted = fmi_alloc(slots * 8);
-    fm_status st = load && chosen && bias && out && sorted ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "router report");
+    fm_status st =
+        load && chosen && bias && out && sorted ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "router report");
     if (!st) st = fm_read(m->x, load, r->load + (int64_t)layer * E, (size_t)E * 4, err);
     if (!st) st = fm_read(m->x, chosen, r->acts->layer[layer].expert, slots * 4, err);
     if (!st && l->bias >= 0) st = fmi_param_read(m, l->bias, bias, err);

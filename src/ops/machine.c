@@ -173,8 +173,8 @@ static void measure(fmi_pool *pool, round_args *r, double seconds, fm_ceiling *o
     out->median = rates[n / 2];
 }
 
-static fm_status measure_all(fmi_pool *pool, fm_isa isa, char *buffer, size_t l2, double seconds, fm_ceiling *out,
-                             int *n)
+static fm_status measure_all(fmi_pool *pool, fm_isa isa, char *buffer, size_t l2, double seconds,
+                             fm_ceiling *out, int *n)
 {
     static const char *const name[N_WORK] = {"fma_f32", "amx_bf16", "amx_int8", "read_memory", "copy_memory",
                                              "read_l2"};
@@ -189,8 +189,8 @@ static fm_status measure_all(fmi_pool *pool, fm_isa isa, char *buffer, size_t l2
     return FM_OK;
 }
 
-fm_status fm_machine_measure(const char *isa, int threads, double seconds, fm_ceiling out[FM_CEILINGS_MAX], int *n,
-                             fm_err *err)
+fm_status fm_machine_measure(const char *isa, int threads, double seconds,
+                             fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err)
 {
     fm_machine m;
     fm_machine_describe(&m);

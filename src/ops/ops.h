@@ -194,7 +194,8 @@ typedef struct fm_swiglu_args {
     fm_dtype dt;
 } fm_swiglu_args;
 
-/* dgate, dup [G, ..] A; dweight[row_slot[row]] = sum_m dh * silu(gate) * up (written, F; skipped when NULL). */
+/* dgate, dup [G, ..] A; dweight[row_slot[row]] = sum_m dh * silu(gate) * up (written, F; skipped
+ * when NULL). */
 typedef struct fm_swiglu_bwd_args {
     const void *dh;         /* [G, ld_dh] A */
     const void *gate;
@@ -311,7 +312,8 @@ typedef struct fm_moe_combine_args {
     fm_dtype dt;
 } fm_moe_combine_args;
 
-/* Log-sum-exp per row: chunks of 1,024 columns from column 0, merged ascending. logits [T, ld] F; lse [T] F. */
+/* Log-sum-exp per row: chunks of 1,024 columns from column 0, merged ascending. logits [T, ld] F;
+ * lse [T] F. */
 typedef struct fm_lse_args {
     const void *logits;
     void *lse;
@@ -386,7 +388,8 @@ typedef struct fm_grad_sumsq_args {
     fm_dtype dt;
 } fm_grad_sumsq_args;
 
-/* grad_norm = sqrt(sum sumsq, ascending); state as above; loss [n_loss] F is checked for non-finite values first. */
+/* grad_norm = sqrt(sum sumsq, ascending); state as above; loss [n_loss] F is checked for non-finite
+ * values first. */
 typedef struct fm_grad_norm_args {
     const double *sumsq;
     const void *loss;

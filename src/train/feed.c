@@ -109,7 +109,8 @@ static void refill(fmi_feed *f)
             p->next = 0;
         }
         int64_t at = p->next++;
-        fmi_feed_piece o = window_at(f, f->shuffle ? fmi_feed_order(f->seed, p->epoch, n_windows(f), at) : at);
+        fmi_feed_piece o =
+            window_at(f, f->shuffle ? fmi_feed_order(f->seed, p->epoch, n_windows(f), at) : at);
         if (!spent(f, &o)) p->open[p->n_open++] = o;
     }
 }
