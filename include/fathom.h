@@ -3,6 +3,7 @@
 #ifndef FATHOM_H
 #define FATHOM_H
 
+#include "fathom/bench.h"
 #include "fathom/chat.h"
 #include "fathom/checkpoint.h"
 #include "fathom/data.h"

@@ -1,0 +1,127 @@
+/* fathom bench: speed as a fraction of what the machine can do. One JSON object a line with --json. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+#include "fathom/bench.h"
+#include "fathom/machine.h"
+
+typedef struct args {
+    cli_common c;
+    const char *preset, *optimizer;
+    int64_t rows, seq, steps;
+    bool profile, dense;
+} args;
+
+static void line(bool json, const char *name, const char *shape, double value, const char *unit, double bound)
+{
+    double fraction = bound > 0 ? value / bound : 0;
+    if (json)
+        printf("{\"name\": \"%s\", \"shape\": \"%s\", \"value\": %.6g, \"unit\": \"%s\", \"bound\": %.6g, "
+               "\"fraction\": %.4g}\n",
+               name, shape, value, unit, bound, fraction);
+    else if (bound > 0)
+        printf("%-18s %-34s %10.4g %-9s %5.1f%% of %.4g\n", name, shape, value, unit, 100 * fraction, bound);
+    else
+        printf("%-18s %-34s %10.4g %-9s\n", name, shape, value, unit);
+    fflush(stdout);
+}
+
+/* The best of several rounds; the bound is the best itself, the fraction tells the median's distance. */
+static int machine(const args *a)
+{
+    fm_ceiling c[FM_CEILINGS_MAX];
+    fm_err err = {0};
+    int n = 0;
+    char shape[48];
+    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 6, c, &n, &err)) return cli_fail("bench", "%s", err.text);
+    for (int i = 0; i < n; i++) {
+        if (c[i].value <= 0) continue;
+        snprintf(shape, sizeof shape, "%d thread%s, median of rounds", c[i].threads, c[i].threads > 1 ? "s" : "");
+        line(a->c.json, c[i].name, shape, c[i].median, c[i].unit, c[i].value);
+    }
+    return CLI_DONE;
+}
+
+/* FLOP/s all threads reach at best in this precision. */
+static int ceiling_of(const args *a, fm_dtype precision, double *out)
+{
+    fm_ceiling c[FM_CEILINGS_MAX];
+    fm_err err = {0};
+    int n = 0, most = 0;
+    *out = 0;
+    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 2, c, &n, &err)) return cli_fail("bench", "%s", err.text);
+    for (int i = 0; i < n; i++)
+        if (c[i].threads > most) most = c[i].threads;
+    for (int i = 0; i < n; i++) {
+        bool tile = precision == FM_DTYPE_BF16 && !strcmp(c[i].name, "amx_bf16");
+        if (c[i].threads == most && (tile || !strcmp(c[i].name, "fma_f32")) && c[i].value > *out) *out = c[i].value;
+    }
+    return CLI_GO_ON;
+}
+
+static void print_profile(const fm_train_bench *b)
+{
+    double sum = 0;
+    for (int i = 0; i < b->n_parts; i++) sum += b->part[i].seconds;
+    printf("\n%-16s %10s %8s %7s\n", "operator", "ms a step", "calls", "share");
+    for (int i = 0; i < b->n_parts; i++)
+        printf("%-16s %10.2f %8lld %6.1f%%\n", b->part[i].name, 1e3 * b->part[i].seconds, (long long)b->part[i].calls,
+               100 * b->part[i].seconds / b->step_seconds);
+    printf("%-16s %10.2f %8s %6.1f%%   of a step of %.2f ms\n\n", "all operators", 1e3 * sum, "",
+           100 * sum / b->step_seconds, 1e3 * b->step_seconds);
+}
+
+static int train(const args *a)
+{
+    fm_err err = {0};
+    fm_train_bench b;
+    double peak;
+    char shape[96];
+    fm_dtype precision;
+    int rc = cli_precision("bench", a->c.precision, FM_DTYPE_BF16, &precision);
+    if (rc == CLI_GO_ON) rc = ceiling_of(a, precision, &peak);
+    for (int mtp = 0; mtp < 2 && rc == CLI_GO_ON; mtp++) {
+        fm_train_bench_opts o = {.preset = a->preset, .isa = a->c.isa, .threads = (int)a->c.threads,
+                                 .precision = precision, .mtp = mtp, .dense_twin = a->dense,
+                                 .muon = a->optimizer && !strcmp(a->optimizer, "muon"), .rows = a->rows,
+                                 .seq = a->seq, .steps = (int)a->steps};
+        if (fm_bench_train(&o, &b, &err)) return cli_fail("bench", "%s", err.text);
+        snprintf(shape, sizeof shape, "%s%s %lld x %lld %s", a->preset, a->dense ? " twin" : "",
+                 (long long)a->rows, (long long)a->seq, o.muon ? "muon" : "adamw");
+        line(a->c.json, mtp ? "train_tokens_mtp" : "train_tokens", shape, b.tokens_per_second, "tokens/s",
+             peak / b.flops_per_token);
+        if (a->profile && !a->c.json) print_profile(&b);
+    }
+    return rc == CLI_GO_ON ? CLI_DONE : rc;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    args a = {.preset = "nano", .rows = 32, .seq = 512, .steps = 3};
+    char **what = NULL;
+    int n = 0;
+    const cli_option options[] = {
+        {"preset", CLI_TEXT, &a.preset, "P", "shape of the model (default nano)"},
+        {"rows", CLI_INT, &a.rows, "N", "packed rows of a step (default 32)"},
+        {"seq", CLI_INT, &a.seq, "N", "tokens of a row (default 512)"},
+        {"steps", CLI_INT, &a.steps, "N", "steps measured after the first (default 3)"},
+        {"optimizer", CLI_TEXT, &a.optimizer, "adamw|muon", "default adamw"},
+        {"dense", CLI_FLAG, &a.dense, NULL, "the dense twin instead of experts"},
+        {"profile", CLI_FLAG, &a.profile, NULL, "the step's time by operator"},
+        CLI_OPT_PRECISION(&a.c), CLI_OPT_THREADS(&a.c), CLI_OPT_ISA(&a.c), CLI_OPT_JSON(&a.c),
+    };
+    const cli_command c = {"bench", "machine|train [options]",
+                           "machine: the ceilings of this processor, measured, on one thread and on all.\n"
+                           "train: whole training steps without and with the MTP module, as a share of the\n"
+                           "arithmetic ceiling; learned routing, random documents of 64..512 tokens.",
+                           options, CLI_COUNT(options), 1};
+    int rc = cli_parse(&c, argc, argv, &what, &n);
+    if (rc != CLI_GO_ON) return rc;
+    if (n == 1 && !strcmp(what[0], "machine")) return machine(&a);
+    if (n == 1 && !strcmp(what[0], "train")) {
+        if (a.rows < 1 || a.seq < 8 || a.steps < 1) return cli_wrong("bench", "--rows, --seq and --steps: too small");
+        return train(&a);
+    }
+    return cli_wrong("bench", "what to measure: machine or train");
+}
