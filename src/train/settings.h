@@ -45,7 +45,7 @@
     X(REAL, train, save_minutes, 15, 0, 1e7)      /* at least this often too; 0: off            */ \
     X(INT, train, keep, 2, 1, 100000)             /* checkpoints kept beside the best           */ \
     X(REAL, balance, gamma, FMI_AUTO_REAL, 0, 1)  /* bias update speed                          */ \
-    X(REAL, balance, gamma_decay, 0.5, 0, 1)      /* fraction from which it falls; 1: never     */ \
+    X(REAL, balance, gamma_decay, 1, 0, 1)        /* fraction from which it falls; 1: never     */ \
     X(REAL, balance, gamma_end, 0.966, 0, 1)      /* fraction of the run from which it is 0     */ \
     X(BOOL, balance, center, 1, 0, 1)             /* subtract the mean of the update            */ \
     X(REAL, balance, alpha, 1e-4, 0, 1)           /* sequence balance loss                      */ \
