@@ -58,6 +58,7 @@ typedef struct fm_memory_opts {
     int64_t rows;              /* tokens of a forward pass: micro-batch or prompt chunk */
     int64_t length;            /* packed row, or context of a sequence               */
     int64_t sequences;         /* in use at once (not training)                      */
+    int threads;               /* 0: one a processor                                 */
 } fm_memory_opts;
 
 typedef struct fm_memory {

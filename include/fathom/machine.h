@@ -41,6 +41,9 @@ typedef struct fm_ceiling {
  * Errors: UNSUPPORTED (unknown isa), NOMEM. */
 fm_status fm_machine_measure(const char *isa, int threads, double seconds, fm_ceiling out[FM_CEILINGS_MAX],
                              int *n, fm_err *err);
+/* The same for arithmetic alone: without the 256 MiB that measuring memory takes. */
+fm_status fm_machine_measure_compute(const char *isa, int threads, double seconds,
+                                     fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err);
 
 #ifdef __cplusplus
 }

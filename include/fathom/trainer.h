@@ -37,6 +37,7 @@ typedef struct fm_train_opts {
     int64_t seq;               /* tokens of a packed row                                      */
     const char *precision;     /* "bf16" or "f32"                                             */
     int64_t seed;              /* < 0: not given                                              */
+    int threads;               /* for the plan only: of the context; 0: one a processor       */
 } fm_train_opts;
 
 /* What a step was like; the live line is made of it. */

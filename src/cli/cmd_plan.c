@@ -36,9 +36,10 @@ static int memory_of(const job *j, const fm_shape_opts *s, result *r)
                                   .recompute = j->recompute,
                                   .muon = j->muon,
                                   .rows = j->batch,
-                                  .length = j->seq};
+                                  .length = j->seq,
+                                  .threads = (int)j->c.threads};
     const fm_memory_opts use = {.precision = j->precision, .rows = j->chunk, .length = j->context,
-                                .sequences = j->sequences};
+                                .sequences = j->sequences, .threads = (int)j->c.threads};
     if (fm_shape_memory(s, &train, &r->training, &err) || fm_shape_memory(s, &use, &r->use, &err))
         return cli_fail("plan", "%s", err.text);
     return CLI_GO_ON;
@@ -53,7 +54,7 @@ static int speed_of(const job *j, result *r)
         r->tokens_per_s = j->speed;
     } else if (j->tokens > 0) {
         const char *want = j->precision == FM_DTYPE_BF16 ? "amx_bf16" : "fma_f32";
-        if (fm_machine_measure(j->c.isa, (int)j->c.threads, 1, ceilings, &n, &err))
+        if (fm_machine_measure_compute(j->c.isa, (int)j->c.threads, 1, ceilings, &n, &err))
             return cli_fail("plan", "%s", err.text);
         for (int i = 0; i < n; i++) {
             bool f32 = !strcmp(ceilings[i].name, "fma_f32");

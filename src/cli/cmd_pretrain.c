@@ -75,7 +75,7 @@ static int run(job *j)
                        .set = j->c.set.item, .n_set = j->c.set.n, .text = j->text.item,
                        .n_text = j->text.n, .data = j->data, .val = j->val, .minutes = j->minutes,
                        .flops = j->flops, .tokens = j->tokens, .steps = j->steps, .seq = j->seq,
-                       .precision = j->c.precision, .seed = j->c.seed};
+                       .precision = j->c.precision, .seed = j->c.seed, .threads = (int)j->c.threads};
     if (rc == CLI_GO_ON && j->c.dry_run) rc = dry_run(j, &o);
     if (rc == CLI_GO_ON) rc = cli_context("pretrain", &j->c, &x);
     if (rc == CLI_GO_ON) {

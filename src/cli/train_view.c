@@ -34,14 +34,26 @@ static void catch_signals(fm_trainer *t)
     sigaction(SIGUSR1, &a, NULL);
 }
 
+/* Largest resident size so far (VmHWM); 0: unknown. */
+static long long peak_bytes(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, "VmHWM:", 6)) kib = strtoll(line + 6, NULL, 10);
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
 static void print_json(const fm_train_progress *p)
 {
     printf("{\"step\": %lld, \"tokens\": %lld, \"fraction\": %.6f, \"loss\": %.9g, \"mtp_loss\": %.9g, "
            "\"bits_per_byte\": %.9g, ", (long long)p->step, (long long)p->tokens, p->fraction, p->loss,
            p->mtp_loss, p->bits_per_byte);
     if (p->evaluated) printf("\"val_bits_per_byte\": %.9g, ", p->val_bits_per_byte);
-    printf("\"tokens_per_second\": %.1f, \"max_vio_50\": %.6f, \"seconds\": %.2f}\n", p->tokens_per_second,
-           p->max_vio, p->seconds);
+    printf("\"tokens_per_second\": %.1f, \"max_vio_50\": %.6f, \"seconds\": %.2f, \"peak_bytes\": %lld}\n",
+           p->tokens_per_second, p->max_vio, p->seconds, peak_bytes());
     fflush(stdout);
 }
 
@@ -125,7 +137,7 @@ void train_view_measure(train_view *v, const char *isa, int64_t threads, bool bf
 {
     fm_ceiling c[FM_CEILINGS_MAX];
     int n = 0, most = 0;
-    if (fm_machine_measure(isa, (int)threads, 0.5, c, &n, NULL)) return;
+    if (fm_machine_measure_compute(isa, (int)threads, 0.5, c, &n, NULL)) return;
     for (int pass = 0; pass < 2 && v->peak == 0; pass++) {
         const char *name = bf16 && pass == 0 ? "amx_bf16" : "fma_f32";
         for (int i = 0; i < n; i++)

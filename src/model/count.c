@@ -3,10 +3,17 @@
  * section 2.1. */
 #include "model/count.h"
 
+#include <unistd.h>
+
 #include "model/model_build.h"
 
-#define LOGIT_ROWS 1024
-#define MUON_ELEMENTS ((int64_t)4 << 20)
+#define LOGIT_ROWS 64                      /* of a session, as infer/engine.c carves them      */
+#define LOGIT_ELEMENTS ((int64_t)16 << 20) /* of a chunk of logits in training                 */
+/* The process beside the planned blocks, in resident bytes as /proc/PID/smaps shows them. */
+#define PROGRAM_BYTES ((int64_t)5 << 20) /* code and data of the program and its libraries      */
+#define STAGING_BYTES ((int64_t)4 << 20) /* of training: a save's stage, or a sample's session  */
+#define THREAD_BYTES ((int64_t)1 << 20)  /* stack, and what kernels touch of 4 MiB of scratch   */
+#define ENTRY_BYTES ((int64_t)512)       /* of the tokenizer: strings, merges, hash tables      */
 
 static bool in_mtp(const fm_config *c, const fm_param *p)
 {
@@ -81,22 +88,56 @@ int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp)
     return ((int64_t)c->kv_lora_rank + c->qk_rope_head_dim) * layers * (int64_t)fm_dtype_bytes(dt);
 }
 
-/* Muon's scratch as train/muon.c carves it: the matrices of one group in A and F, as many at a time
- * as MUON_ELEMENTS hold (at least one), and three Gram matrices of each. */
-static int64_t muon_bytes(const fm_layout *l, int64_t A, int64_t F)
+void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out)
 {
-    int64_t x = 1, gram = 1, batch = 1;
+    fmi_muon_sizes m = {1, 1, 1};
     for (int i = 0; i < l->n_params; i++) {
         const fm_param *p = &l->params[i];
         if (p->kind != FM_PARAM_MATRIX) continue;
         int64_t n = fmi_param_count(p), r = p->rows < p->cols ? p->rows : p->cols;
-        if (p->expert + 1 > batch) batch = p->expert + 1;
-        int64_t group = p->expert >= 0 ? n * batch : n;
-        if (group > MUON_ELEMENTS) group = n > MUON_ELEMENTS ? n : MUON_ELEMENTS;
-        if (group > x) x = group;
-        if (group / n * r * r > gram) gram = group / n * r * r;
+        if (p->expert + 1 > m.batch) m.batch = p->expert + 1;
+        int64_t group = p->expert >= 0 ? n * m.batch : n;
+        if (group > FMI_MUON_ELEMENTS) group = n > FMI_MUON_ELEMENTS ? n : FMI_MUON_ELEMENTS;
+        int64_t copies = group / n;
+        if (group > m.x) m.x = group;
+        if (copies * r * r > m.gram) m.gram = copies * r * r;
     }
-    return x * (A + F) + gram * (2 * F + A) + batch * F;
+    *out = m;
+}
+
+int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt)
+{
+    fmi_muon_sizes m;
+    int64_t A = (int64_t)fm_dtype_bytes(dt), F = (int64_t)fm_dtype_bytes(fmi_full_dtype(dt));
+    fmi_count_muon(l, &m);
+    return m.x * (A + 2 * F) + m.gram * (2 * F + A) + m.batch * F;
+}
+
+int64_t fmi_count_logit_rows(const fm_config *c, int64_t rows)
+{
+    int64_t chunk = LOGIT_ELEMENTS / c->vocab_size / 64 * 64;
+    if (chunk < 64) chunk = 64;
+    return chunk < rows ? chunk : rows;
+}
+
+int64_t fmi_count_micro_ids(int64_t rows)
+{
+    return (FMI_FEED_ARRAYS * rows + 1 + 63) / 64 * 64;
+}
+
+int64_t fmi_count_batch_bytes(const fm_config *c, fm_dtype dt, int64_t rows, int64_t n_micro)
+{
+    int64_t F = (int64_t)fm_dtype_bytes(fmi_full_dtype(dt));
+    int64_t wide = c->num_nextn_predict_layers > 0 ? 3 : 1;
+    return 2 * n_micro * fmi_count_micro_ids(rows) * (int64_t)sizeof(int32_t) + rows * F +
+           wide * rows * c->hidden_size * F;
+}
+
+int64_t fmi_count_process_bytes(bool training, int threads, int64_t vocab)
+{
+    long n = threads > 0 ? threads : sysconf(_SC_NPROCESSORS_ONLN);
+    int64_t bytes = PROGRAM_BYTES + (n > 0 ? n : 1) * THREAD_BYTES + vocab * ENTRY_BYTES;
+    return training ? bytes + STAGING_BYTES : bytes;
 }
 
 /* Rotary and expert tables, and what the operators keep of a step. */
@@ -114,21 +155,24 @@ void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_r
 {
     fmi_memory m = {0};
     fmi_param_counts n;
-    int64_t A = (int64_t)fm_dtype_bytes(r->dt), F = (int64_t)fm_dtype_bytes(fmi_full_dtype(r->dt));
+    int64_t F = (int64_t)fm_dtype_bytes(fmi_full_dtype(r->dt));
     fm_acts_opts o = {.rows_max = r->rows, .keep = r->training, .backward = r->training,
                       .recompute = r->recompute, .mtp = c->num_nextn_predict_layers > 0,
                       .logit_rows = r->logit_rows, .row_length_min = r->row_length};
+    if (o.logit_rows <= 0 && r->training) o.logit_rows = fmi_count_logit_rows(c, r->rows);
     if (o.logit_rows <= 0) o.logit_rows = r->rows < LOGIT_ROWS ? r->rows : LOGIT_ROWS;
     fmi_count_params(c, l, &n);
     if (!r->borrowed) m.weights = fmi_model_weight_bytes(l, r->dt);
     m.activations = (int64_t)fmi_acts_bytes(c, r->dt, &o);
-    m.workspace = tables_bytes(c, l, F);
+    m.workspace = tables_bytes(c, l, F) +
+                  fmi_count_process_bytes(r->training, r->threads, c->vocab_size);
     m.cache = r->cache_tokens * fmi_count_kv_bytes(c, r->dt, true);
     if (r->training) {
         m.masters = m.gradients = n.trained * F;
         m.moments = 2 * n.trained * F;
         m.workspace += (int64_t)l->n_params * (int64_t)(sizeof(fm_segment) + sizeof(double));
-        if (r->muon) m.workspace += muon_bytes(l, A, F);
+        m.workspace += fmi_count_batch_bytes(c, r->dt, r->rows, 1);
+        if (r->muon) m.workspace += fmi_count_muon_bytes(l, r->dt);
     }
     m.total =
         m.weights + m.masters + m.gradients + m.moments + m.activations + m.cache + m.workspace;

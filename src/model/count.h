@@ -37,7 +37,31 @@ void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flop
 /* Latent cache of one token; `mtp` adds the module's layer. */
 int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp);
 
-/* Memory by purpose, in bytes. */
+/* Muon's scratch: elements of the matrices of one group, as many at a time as FMI_MUON_ELEMENTS
+ * hold (at least one), of their Gram matrices, and the most experts of a group. train/muon.c carves
+ * by it. */
+#define FMI_MUON_ELEMENTS ((int64_t)4 << 20)
+typedef struct fmi_muon_sizes {
+    int64_t x, gram;
+    int batch;
+} fmi_muon_sizes;
+void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out);
+int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt);
+
+/* Training, as train/stepper.c carves it: rows of a chunk of logits; i32 elements of a packed
+ * micro-batch; bytes of a step of n_micro micro-batches (packed on both sides, losses of rows,
+ * gradients of the norms' outputs). */
+#define FMI_FEED_ARRAYS 8
+int64_t fmi_count_logit_rows(const fm_config *c, int64_t rows);
+int64_t fmi_count_micro_ids(int64_t rows);
+int64_t fmi_count_batch_bytes(const fm_config *c, fm_dtype dt, int64_t rows, int64_t n_micro);
+
+/* What a process takes beside the blocks planned here: code, tokenizer, threads (0: one a
+ * processor), staging of a save. Measured on x86-64 Linux, not derived. */
+int64_t fmi_count_process_bytes(bool training, int threads, int64_t vocab);
+
+/* Memory by purpose, in bytes. workspace: tables, optimizer scratch, one packed micro-batch, the
+ * process. */
 typedef struct fmi_memory_request {
     fm_dtype dt;
     bool training;         /* masters, gradients, moments, backward buffers                  */
@@ -46,8 +70,9 @@ typedef struct fmi_memory_request {
     bool borrowed;         /* weights stay in the file mapping (not counted as `weights`)    */
     int64_t rows;          /* tokens of a micro-batch, or of a prefill chunk                 */
     int64_t row_length;    /* packed row length                                              */
-    int64_t logit_rows;    /* 0: rows, at most 1,024                                         */
+    int64_t logit_rows;    /* 0: rows, at most 64; training: 16M elements                    */
     int64_t cache_tokens;  /* tokens of latent cache                                         */
+    int threads;           /* 0: one a processor                                             */
 } fmi_memory_request;
 
 typedef struct fmi_memory {

@@ -174,12 +174,12 @@ static void measure(fmi_pool *pool, round_args *r, double seconds, fm_ceiling *o
 }
 
 static fm_status measure_all(fmi_pool *pool, fm_isa isa, char *buffer, size_t l2, double seconds,
-                             fm_ceiling *out, int *n)
+                             int n_work, fm_ceiling *out, int *n)
 {
     static const char *const name[N_WORK] = {"fma_f32", "amx_bf16", "amx_int8", "read_memory", "copy_memory",
                                              "read_l2"};
     static const char *const unit[N_WORK] = {"FLOP/s", "FLOP/s", "OP/s", "B/s", "B/s", "B/s"};
-    for (int w = 0; w < N_WORK; w++) {
+    for (int w = 0; w < n_work; w++) {
         round_args r = {.what = (work)w, .isa = isa, .buffer = buffer, .l2 = l2};
         fm_ceiling *c = &out[*n];
         *c = (fm_ceiling){.name = name[w], .unit = unit[w], .threads = fmi_pool_threads(pool)};
@@ -189,8 +189,9 @@ static fm_status measure_all(fmi_pool *pool, fm_isa isa, char *buffer, size_t l2
     return FM_OK;
 }
 
-fm_status fm_machine_measure(const char *isa, int threads, double seconds,
-                             fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err)
+/* The first n_work kinds of work; only those on memory need the large buffer. */
+static fm_status measure_works(const char *isa, int threads, double seconds, int n_work,
+                               fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err)
 {
     fm_machine m;
     fm_machine_describe(&m);
@@ -203,18 +204,31 @@ fm_status fm_machine_measure(const char *isa, int threads, double seconds,
     if (threads > 64) threads = 64;
     size_t l2 = (size_t)(m.l2_bytes > 0 ? m.l2_bytes : 512 << 10) / 2 & ~(size_t)4095;
     if (l2 > MEMORY_BYTES / 64) l2 = MEMORY_BYTES / 64;
-    char *buffer = fmi_alloc_aligned(MEMORY_BYTES, 4096);
-    if (!buffer) return FM_FAIL(err, FM_E_NOMEM, "%zu bytes to measure memory with", MEMORY_BYTES);
-    for (size_t i = 0; i < MEMORY_BYTES; i += 64) buffer[i] = (char)(i >> 6);
+    bool memory = n_work > READ_MEMORY;
+    char *buffer = memory ? fmi_alloc_aligned(MEMORY_BYTES, 4096) : NULL;
+    if (memory && !buffer) return FM_FAIL(err, FM_E_NOMEM, "%zu bytes to measure memory with", MEMORY_BYTES);
+    for (size_t i = 0; memory && i < MEMORY_BYTES; i += 64) buffer[i] = (char)(i >> 6);
     fm_status st = FM_OK;
     *n = 0;
-    seconds = (seconds > 0 ? seconds : 3.0) / (threads > 1 ? 2 * N_WORK : N_WORK);
+    seconds = (seconds > 0 ? seconds : 3.0) / (threads > 1 ? 2 * n_work : n_work);
     for (int t = 1; t <= threads && !st; t = t == 1 && threads > 1 ? threads : threads + 1) {
         fmi_pool *pool = NULL;
         st = fmi_pool_new(t, &pool, err);
-        if (!st) st = measure_all(pool, (fm_isa)level, buffer, l2, seconds, out, n);
+        if (!st) st = measure_all(pool, (fm_isa)level, buffer, l2, seconds, n_work, out, n);
         fmi_pool_free(pool);
     }
     fmi_free_aligned(buffer);
     return st;
+}
+
+fm_status fm_machine_measure(const char *isa, int threads, double seconds,
+                             fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err)
+{
+    return measure_works(isa, threads, seconds, N_WORK, out, n, err);
+}
+
+fm_status fm_machine_measure_compute(const char *isa, int threads, double seconds,
+                                     fm_ceiling out[FM_CEILINGS_MAX], int *n, fm_err *err)
+{
+    return measure_works(isa, threads, seconds, READ_MEMORY, out, n, err);
 }

@@ -8,11 +8,12 @@
 
 #include <math.h>
 
+#include "model/count.h"
+
 #define NS_STEPS 5
 #define NS_A 3.4445
 #define NS_B (-4.7750)
 #define NS_C 2.0315
-#define SCRATCH_ELEMENTS ((int64_t)4 << 20) /* of one scratch array, unless one matrix is larger */
 
 static int64_t small_side(int64_t rows, int64_t cols)
 {
@@ -22,36 +23,6 @@ static int64_t small_side(int64_t rows, int64_t cols)
 static bool is_muon(const fm_param *p)
 {
     return p->kind == FM_PARAM_MATRIX;
-}
-
-/* Largest scratch needs over all matrices: elements of one X and of one A, and the most experts. */
-static void needs(const fm_layout *lay, int64_t *most_x, int64_t *most_a, int *batch)
-{
-    int64_t x = 1, a = 1;
-    int experts = 1;
-    for (int i = 0; i < lay->n_params; i++) {
-        const fm_param *p = &lay->params[i];
-        if (!is_muon(p)) continue;
-        int64_t n = p->rows * p->cols, r = small_side(p->rows, p->cols);
-        if (p->expert + 1 > experts) experts = p->expert + 1;
-        int64_t shared = p->expert >= 0 ? n * experts : n;
-        if (shared > SCRATCH_ELEMENTS) shared = n > SCRATCH_ELEMENTS ? n : SCRATCH_ELEMENTS;
-        int64_t copies = shared / n;
-        if (shared > x) x = shared;
-        if (copies * r * r > a) a = copies * r * r;
-    }
-    *most_x = x;
-    *most_a = a;
-    *batch = experts;
-}
-
-size_t fmi_muon_bytes(const fm_layout *lay, fm_dtype dt)
-{
-    int64_t x, a;
-    int batch;
-    needs(lay, &x, &a, &batch);
-    size_t A = fm_dtype_bytes(dt), F = fm_dtype_bytes(fmi_full_dtype(dt));
-    return (size_t)x * (A + 2 * F) + (size_t)a * (2 * F + A) + (size_t)batch * F;
 }
 
 /* One group per (layer, role) of experts, one per other matrix. */
@@ -86,8 +57,10 @@ fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
     o->groups = fmi_zalloc((size_t)(o->n_groups + 1) * sizeof *o->groups);
     if (!o->groups) return FM_FAIL(err, FM_E_NOMEM, "Muon: %d groups", o->n_groups);
     list_groups(o, o->groups);
-    int64_t x, a;
-    needs(&o->m->lay, &x, &a, &o->batch_max);
+    fmi_muon_sizes need;
+    fmi_count_muon(&o->m->lay, &need);
+    int64_t x = need.x, a = need.gram;
+    o->batch_max = need.batch;
     fm_exec *ex = o->m->x;
     size_t A = fm_dtype_bytes(o->m->dt), F = fm_dtype_bytes(fmi_full_dtype(o->m->dt));
     fm_status st = fm_dev_alloc(ex, (size_t)x * A, &o->x, err);
@@ -177,7 +150,7 @@ void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_
 {
     for (int i = 0; i < o->n_groups; i++) {
         const fmi_muon_group *g = &o->groups[i];
-        int64_t fit = SCRATCH_ELEMENTS / (g->rows * g->cols);
+        int64_t fit = FMI_MUON_ELEMENTS / (g->rows * g->cols);
         int most = fit < 1 ? 1 : fit > g->count ? g->count : (int)fit;
         for (int b = 0; b < g->count; b += most) {
             int n = g->count - b < most ? g->count - b : most;

@@ -6,7 +6,6 @@
 
 /* Finds the groups and allocates the scratch. */
 fm_status fmi_muon_plan(fmi_optim *o, fm_err *err);
-size_t fmi_muon_bytes(const fm_layout *lay, fm_dtype dt);
 void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_state *state);
 
 #endif

@@ -1,7 +1,7 @@
 /* Segments, master weights and AdamW; Muon's part is in muon.c. See optim.h. */
 #include "train/optim.h"
 
-
+#include "model/count.h"
 #include "train/muon.h"
 
 static bool decays(fm_param_kind k)
@@ -104,7 +104,7 @@ size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, bool m
     size_t F = fm_dtype_bytes(fmi_full_dtype(dt));
     size_t bytes = 3 * (size_t)n_grad * F;
     bytes += (size_t)lay->n_params * (sizeof(fm_segment) + sizeof(double));
-    if (muon) bytes += fmi_muon_bytes(lay, dt);
+    if (muon) bytes += (size_t)fmi_count_muon_bytes(lay, dt);
     return bytes;
 }
 

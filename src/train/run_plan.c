@@ -5,9 +5,6 @@
 #include "model/count.h"
 #include "train/run.h"
 
-/* Code, stacks, threads' scratch, file buffers: what is there beside the planned blocks. */
-#define OTHER_BYTES ((int64_t)13 << 20)
-
 static int64_t weight_bytes(const fm_layout *l, fm_dtype dt)
 {
     int64_t n = 0;
@@ -20,7 +17,7 @@ static int64_t weight_bytes(const fm_layout *l, fm_dtype dt)
 }
 
 static fm_status plan_sizes(const fmi_request *r, const fm_layout *l, const fmi_settings *s,
-                            fm_train_plan *out, fm_err *err)
+                            int threads, fm_train_plan *out, fm_err *err)
 {
     fm_dtype dt = strcmp(s->run_precision, "f32") ? FM_DTYPE_BF16 : FM_DTYPE_F32;
     fmi_step_opts so = fmi_run_step_opts(s, &r->cfg);
@@ -32,12 +29,24 @@ static fm_status plan_sizes(const fmi_request *r, const fm_layout *l, const fmi_
     out->optimizer = (int64_t)sp.optimizer;
     out->activations = (int64_t)sp.activations;
     out->batch = (int64_t)sp.batch;
-    out->other = OTHER_BYTES;
+    out->other = fmi_count_process_bytes(true, threads, r->cfg.vocab_size);
     out->peak = out->weights + out->gradients + out->optimizer + out->activations + out->batch + out->other;
     return FM_OK;
 }
 
-static fm_status plan_request(const fmi_request *r, double rate, fm_train_plan *out, fm_err *err)
+/* The vocabulary that the run will have: that of the shards, where nothing else fixes it. */
+static fm_status data_vocabulary(fmi_request *r, fm_err *err)
+{
+    fm_data *d = NULL;
+    if (!*r->s.data_dir || *r->s.run_model || fmi_ini_get(r->given, "model.vocab_size")) return FM_OK;
+    fm_status st = fm_data_open(r->s.data_dir, &d, err);
+    if (!st) r->cfg.vocab_size = fm_data_vocab_size(d);
+    fm_data_close(d);
+    return st;
+}
+
+static fm_status plan_request(const fmi_request *r, double rate, int threads, fm_train_plan *out,
+                              fm_err *err)
 {
     fmi_settings s = r->s;
     fm_layout l;
@@ -56,7 +65,7 @@ static fm_status plan_request(const fmi_request *r, double rate, fm_train_plan *
     bool known = h.tokens > 0 || h.steps > 0;
     if (!known) h.tokens = 1000000; /* for the sizes of a batch only */
     fmi_settings_resolve(&s, f.training, &h);
-    st = plan_sizes(r, &l, &s, out, err);
+    st = plan_sizes(r, &l, &s, threads, out, err);
     out->batch_tokens = fmi_schedule_rows_max(&s) * s.data_seq;
     out->micro_tokens = s.train_micro;
     out->lr = s.train_lr;
@@ -77,7 +86,8 @@ fm_status fm_train_plan_make(const fm_train_opts *o, double tokens_per_second, f
     fm_status st = fmi_request_make(o, &r, err);
     if (st) return st;
     fm_train_plan p = { 0 };
-    st = plan_request(&r, tokens_per_second, &p, err);
+    st = data_vocabulary(&r, err);
+    if (!st) st = plan_request(&r, tokens_per_second, o->threads, &p, err);
     fmi_request_deinit(&r);
     if (!st) *out = p;
     return st;

@@ -8,9 +8,8 @@
 
 #include <string.h>
 
+#include "model/count.h"
 #include "train/diagnose.h"
-
-enum { ARRAYS = 8 };
 
 static size_t up(size_t n, size_t to)
 {
@@ -42,7 +41,7 @@ static void carve_micro(fmi_stepper *t)
 static void plan_batch(fmi_stepper *t)
 {
     int64_t M = t->o.micro_rows * t->o.T;
-    t->micro_ids = (int64_t)up((size_t)(ARRAYS * M + 1), 64);
+    t->micro_ids = fmi_count_micro_ids(M);
     t->n_micro_max = (int)((t->o.rows_max + t->o.micro_rows - 1) / t->o.micro_rows);
     t->n_ids = t->n_micro_max * t->micro_ids;
 }
@@ -58,11 +57,9 @@ static void plan_stats(fmi_stepper *t, fm_dtype F)
 
 static fm_acts_opts acts_opts(const fm_config *c, const fmi_step_opts *o)
 {
-    /* Logits are the widest rows: a chunk of at most 16M elements. */
-    int64_t rows = o->micro_rows * o->T, chunk = ((int64_t)16 << 20) / c->vocab_size / 64 * 64;
-    if (chunk < 64) chunk = 64;
+    int64_t rows = o->micro_rows * o->T;
     return (fm_acts_opts){ .rows_max = rows, .keep = true, .backward = true, .recompute = o->recompute,
-                           .mtp = o->mtp, .logit_rows = chunk < rows ? chunk : rows,
+                           .mtp = o->mtp, .logit_rows = fmi_count_logit_rows(c, rows),
                            .row_length_min = o->T };
 }
 
@@ -139,7 +136,6 @@ fm_status fmi_stepper_plan(const fm_config *c, fm_dtype dt, const fmi_step_opts 
     fmi_stepper t = { .o = *o, .n_layers = lay.n_layers, .n_experts = c->n_routed_experts };
     if (t.o.micro_rows > t.o.rows_max) t.o.micro_rows = t.o.rows_max;
     size_t F = fm_dtype_bytes(fmi_full_dtype(dt));
-    size_t M = (size_t)(t.o.micro_rows * t.o.T), D = (size_t)c->hidden_size;
     plan_batch(&t);
     plan_stats(&t, fmi_full_dtype(dt));
     int64_t n = 0;
@@ -150,7 +146,7 @@ fm_status fmi_stepper_plan(const fm_config *c, fm_dtype dt, const fmi_step_opts 
     out->activations = fmi_acts_bytes(c, dt, &ao);
     out->gradients = (size_t)n * F;
     out->optimizer = fmi_optim_bytes(&lay, n, dt, o->muon);
-    out->batch = (size_t)t.n_ids * 2 * sizeof(int32_t) + M * F + M * D * F * (o->mtp ? 3 : 1) +
+    out->batch = (size_t)fmi_count_batch_bytes(c, dt, t.o.micro_rows * t.o.T, t.n_micro_max) +
                  2 * t.stats_bytes;
     fmi_layout_free(&lay);
     return FM_OK;
