@@ -34,10 +34,12 @@ static int machine(const args *a)
     fm_err err = {0};
     int n = 0;
     char shape[48];
-    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 6, c, &n, &err)) return cli_fail("bench", "%s", err.text);
+    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 6, c, &n, &err))
+        return cli_fail("bench", "%s", err.text);
     for (int i = 0; i < n; i++) {
         if (c[i].value <= 0) continue;
-        snprintf(shape, sizeof shape, "%d thread%s, median of rounds", c[i].threads, c[i].threads > 1 ? "s" : "");
+        snprintf(shape, sizeof shape, "%d thread%s, median of rounds", c[i].threads,
+                 c[i].threads > 1 ? "s" : "");
         line(a->c.json, c[i].name, shape, c[i].median, c[i].unit, c[i].value);
     }
     return CLI_DONE;
@@ -50,12 +52,14 @@ static int ceiling_of(const args *a, fm_dtype precision, double *out)
     fm_err err = {0};
     int n = 0, most = 0;
     *out = 0;
-    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 2, c, &n, &err)) return cli_fail("bench", "%s", err.text);
+    if (fm_machine_measure(a->c.isa, (int)a->c.threads, 2, c, &n, &err))
+        return cli_fail("bench", "%s", err.text);
     for (int i = 0; i < n; i++)
         if (c[i].threads > most) most = c[i].threads;
     for (int i = 0; i < n; i++) {
         bool tile = precision == FM_DTYPE_BF16 && !strcmp(c[i].name, "amx_bf16");
-        if (c[i].threads == most && (tile || !strcmp(c[i].name, "fma_f32")) && c[i].value > *out) *out = c[i].value;
+        if (c[i].threads == most && (tile || !strcmp(c[i].name, "fma_f32")) && c[i].value > *out)
+            *out = c[i].value;
     }
     return CLI_GO_ON;
 }
@@ -66,8 +70,8 @@ static void print_profile(const fm_train_bench *b)
     for (int i = 0; i < b->n_parts; i++) sum += b->part[i].seconds;
     printf("\n%-16s %10s %8s %7s\n", "operator", "ms a step", "calls", "share");
     for (int i = 0; i < b->n_parts; i++)
-        printf("%-16s %10.2f %8lld %6.1f%%\n", b->part[i].name, 1e3 * b->part[i].seconds, (long long)b->part[i].calls,
-               100 * b->part[i].seconds / b->step_seconds);
+        printf("%-16s %10.2f %8lld %6.1f%%\n", b->part[i].name, 1e3 * b->part[i].seconds,
+               (long long)b->part[i].calls, 100 * b->part[i].seconds / b->step_seconds);
     printf("%-16s %10.2f %8s %6.1f%%   of a step of %.2f ms\n\n", "all operators", 1e3 * sum, "",
            100 * sum / b->step_seconds, 1e3 * b->step_seconds);
 }
@@ -120,7 +124,8 @@ int cmd_bench(int argc, char **argv)
     if (rc != CLI_GO_ON) return rc;
     if (n == 1 && !strcmp(what[0], "machine")) return machine(&a);
     if (n == 1 && !strcmp(what[0], "train")) {
-        if (a.rows < 1 || a.seq < 8 || a.steps < 1) return cli_wrong("bench", "--rows, --seq and --steps: too small");
+        if (a.rows < 1 || a.seq < 8 || a.steps < 1)
+            return cli_wrong("bench", "--rows, --seq and --steps: too small");
         return train(&a);
     }
     return cli_wrong("bench", "what to measure: machine or train");

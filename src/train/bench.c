@@ -105,7 +105,8 @@ fm_status fm_bench_train(const fm_train_bench_opts *o, fm_train_bench *out, fm_e
     fm_exec *x = NULL;
     fm_train_bench b = {0};
     int isa = o->isa ? fm_isa_parse(o->isa) : -1;
-    if (o->isa && isa < 0) return FM_FAIL(err, FM_E_UNSUPPORTED, "unknown instruction set level '%s'", o->isa);
+    if (o->isa && isa < 0)
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "unknown instruction set level '%s'", o->isa);
     fm_exec_opts eo = {.device = "cpu", .threads = o->threads, .isa_max = isa, .profile = true};
     fm_status st = fm_exec_open(&eo, &x, err);
     if (!st) st = run(x, o, &b, err);

@@ -108,8 +108,11 @@ void fmi_settings_resolve(fmi_settings *s, double flops_per_token, fmi_horizon *
         double C = flops_per_token * (double)h->tokens;
         s->train_lr = clamp(0.3118 * pow(C, -0.125), 1e-6, 6e-3);
     }
+    double steps = (double)h->tokens / (double)(fmi_schedule_rows_max(s) * T);
     if (s->balance_gamma == FMI_AUTO_REAL) {
-        double steps = (double)h->tokens / (double)(fmi_schedule_rows_max(s) * T);
         s->balance_gamma = clamp(8 / steps, 0.001, 0.02);
     }
+    if (s->balance_gamma_end == FMI_AUTO_REAL)
+        s->balance_gamma_end = strcmp(s->train_schedule, "v3") ? 1 : 14.3 / 14.8;
+    if (s->balance_alpha == FMI_AUTO_REAL) s->balance_alpha = clamp(2 / steps, 1e-4, 5e-3);
 }

@@ -11,9 +11,11 @@
  * Laws for what is not set, from DeepSeek LLM (arXiv 2401.02954, eq. 1), with C the training FLOPs:
  *   lr = 0.3118 C^-0.1250, at most 0.006;  batch = 0.2920 C^0.3271 tokens, at least 4,096 and eight rows,
  *   at most a 500th of the run (so that short runs still take some hundred steps).
- *   gamma = 0.001 as in V3, more in short runs: 8 / steps, at most 0.02 (a bias must be able to cross
- *   the spread of the sigmoid scores within the run). From gamma_decay on it falls linearly to a
- *   twentieth, and is 0 from gamma_end on: the load settles closer than a large step would let it. */
+ *   gamma = 8 / steps, from 0.001 (V3's) to 0.02: a bias must be able to cross the spread of the sigmoid
+ *   scores within the run. It is 0 from gamma_end on (V3's schedule; other runs keep it to the end) and, when
+ *   gamma_decay < 1, falls linearly to a twentieth before that.
+ *   alpha = 2 / steps, from 1e-4 (V3's) to 0.005: the sign update balances the median step; what a bursty
+ *   text adds to the sum over steps is for the sequence balance loss to even out. */
 #ifndef FM_TRAIN_SCHEDULE_H
 #define FM_TRAIN_SCHEDULE_H
 

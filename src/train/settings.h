@@ -46,9 +46,9 @@
     X(INT, train, keep, 2, 1, 100000)             /* checkpoints kept beside the best           */ \
     X(REAL, balance, gamma, FMI_AUTO_REAL, 0, 1)  /* bias update speed                          */ \
     X(REAL, balance, gamma_decay, 1, 0, 1)        /* fraction from which it falls; 1: never     */ \
-    X(REAL, balance, gamma_end, 0.966, 0, 1)      /* fraction of the run from which it is 0     */ \
+    X(REAL, balance, gamma_end, FMI_AUTO_REAL, 0, 1) /* fraction of the run from which it is 0     */ \
     X(BOOL, balance, center, 1, 0, 1)             /* subtract the mean of the update            */ \
-    X(REAL, balance, alpha, 1e-4, 0, 1)           /* sequence balance loss                      */ \
+    X(REAL, balance, alpha, FMI_AUTO_REAL, 0, 1)  /* sequence balance loss                      */ \
     X(REAL, mtp, weight, 0.3, 0, 100)                                                            \
     X(REAL, mtp, weight_end, 0.1, 0, 100)                                                        \
     X(REAL, mtp, weight_switch, 0.676, 0, 1)      /* fraction of the run from which weight_end holds */

@@ -233,9 +233,10 @@ static fm_status run_gradients(fmi_stepper *t, fmi_feed *feed, const fmi_setting
         out->n_target += t->micro[i].n_target;
         out->n_mtp_target += t->micro[i].n_mtp_target;
     }
-    step_scale k = { .main = out->n_target ? 1.0 / (double)out->n_target : 0,
-                     .mtp = out->n_mtp_target ? 1.0 / (double)out->n_mtp_target : 0,
-                     .mtp_weight = mtp_weight, .balance = s->balance_alpha / (double)rows };
+    step_scale k = {.main = out->n_target ? 1.0 / (double)out->n_target : 0,
+                    .mtp = out->n_mtp_target ? 1.0 / (double)out->n_mtp_target : 0,
+                    .mtp_weight = mtp_weight,
+                    .balance = s->balance_alpha > 0 ? s->balance_alpha / (double)rows : 0};
     fmi_grads_zero(t->grads);
     zero(t->m->x, t->dev_stats, t->stats_bytes);
     for (int i = 0; i < n; i++) {
