@@ -29,7 +29,7 @@ typedef struct speak {
 #define SPEAK_OPTIONS(s)                                                                        \
     CLI_OPT_MODEL(&(s)->common),                                                                \
     {"tokens", CLI_INT, &(s)->tokens, "N", "new tokens at most"},                               \
-    {"temperature", CLI_REAL, &(s)->temperature, "T", "0: always the most likely token"},       \
+    {"temperature", CLI_REAL, &(s)->temperature, "T", "0: always the most likely token (generate: 0, chat: 0.8)"},       \
     {"top-k", CLI_INT, &(s)->top_k, "N", "only the N most likely tokens; 0: all"},              \
     {"top-p", CLI_REAL, &(s)->top_p, "P", "only the likeliest tokens that make up P; 1: all"},  \
     {"min-p", CLI_REAL, &(s)->min_p, "P", "only tokens at least P times as likely as the first"}, \
@@ -48,7 +48,7 @@ typedef struct speak {
     CLI_OPT_PRECISION(&(s)->common), CLI_OPT_DEVICE(&(s)->common), CLI_OPT_ISA(&(s)->common),   \
     CLI_OPT_THREADS(&(s)->common)
 
-/* Defaults: bf16, absorbed, drafting AUTO, temperature 0.8, top-p 0.95. */
+/* Defaults: bf16, absorbed, drafting AUTO, top-p 0.95, temperature 0.8 for chat and 0 otherwise. */
 void speak_init(speak *s, const char *command);
 
 /* Opens context, model and tokenizer. CLI_GO_ON, or an exit code with the message printed. */
