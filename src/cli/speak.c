@@ -10,8 +10,12 @@ volatile sig_atomic_t speak_interrupted;
 
 void speak_init(speak *s, const char *command)
 {
-    *s = (speak){.command = command, .draft = "auto", .mla = "absorbed", .temperature = strcmp(command, "chat") ? 0 : 0.8,
-                 .top_p = 0.95, .repetition_penalty = 1};
+    *s = (speak){.command = command,
+                 .draft = "auto",
+                 .mla = "absorbed",
+                 .temperature = strcmp(command, "chat") ? 0 : 0.8,
+                 .top_p = 0.95,
+                 .repetition_penalty = 1};
 }
 
 static int one_of(const char *text, const char *const *names)

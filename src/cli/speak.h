@@ -26,27 +26,29 @@ typedef struct speak {
 } speak;
 
 /* Rows of a cli_option table, for a speak in static storage. */
-#define SPEAK_OPTIONS(s)                                                                        \
-    CLI_OPT_MODEL(&(s)->common),                                                                \
-    {"tokens", CLI_INT, &(s)->tokens, "N", "new tokens at most"},                               \
-    {"temperature", CLI_REAL, &(s)->temperature, "T", "0: always the most likely token (generate: 0, chat: 0.8)"},       \
-    {"top-k", CLI_INT, &(s)->top_k, "N", "only the N most likely tokens; 0: all"},              \
-    {"top-p", CLI_REAL, &(s)->top_p, "P", "only the likeliest tokens that make up P; 1: all"},  \
-    {"min-p", CLI_REAL, &(s)->min_p, "P", "only tokens at least P times as likely as the first"}, \
-    {"repetition-penalty", CLI_REAL, &(s)->repetition_penalty, "R",                             \
-     "makes tokens of the text so far less likely; 1: off"},                                    \
-    CLI_OPT_SEED(&(s)->common),                                                                 \
-    {"stop", CLI_LIST, &(s)->stop, "TEXT", "ends before TEXT; may be repeated"},                \
-    {"ignore-eos", CLI_FLAG, &(s)->ignore_eos, NULL, "goes on after the end of sentence"},      \
-    {"show-control", CLI_FLAG, &(s)->show_control, NULL, "prints control tokens"},              \
-    {"draft", CLI_TEXT, &(s)->draft, "off|mtp|auto",                                            \
-     "drafting with the model's own module; never changes the text (default: auto)"},           \
-    {"drafts", CLI_INT, &(s)->drafts, "N", "tokens drafted ahead, 1 to 8 (default: 1)"},        \
-    {"context", CLI_INT, &(s)->context_max, "N", "tokens a sequence can hold"},                 \
-    {"chunk", CLI_INT, &(s)->chunk, "N", "prompt tokens a forward pass takes (default: 512)"},  \
-    {"mla", CLI_TEXT, &(s)->mla, "absorbed|expanded", "form of attention (default: absorbed)"}, \
-    CLI_OPT_PRECISION(&(s)->common), CLI_OPT_DEVICE(&(s)->common), CLI_OPT_ISA(&(s)->common),   \
-    CLI_OPT_THREADS(&(s)->common)
+#define SPEAK_OPTIONS(s)                                                                           \
+    CLI_OPT_MODEL(&(s)->common), {"tokens", CLI_INT, &(s)->tokens, "N", "new tokens at most"},     \
+        {"temperature", CLI_REAL, &(s)->temperature, "T",                                          \
+         "0: always the most likely token (generate: 0, chat: 0.8)"},                              \
+        {"top-k", CLI_INT, &(s)->top_k, "N", "only the N most likely tokens; 0: all"},             \
+        {"top-p", CLI_REAL, &(s)->top_p, "P", "only the likeliest tokens that make up P; 1: all"}, \
+        {"min-p", CLI_REAL, &(s)->min_p, "P",                                                      \
+         "only tokens at least P times as likely as the first"},                                   \
+        {"repetition-penalty", CLI_REAL, &(s)->repetition_penalty, "R",                            \
+         "makes tokens of the text so far less likely; 1: off"},                                   \
+        CLI_OPT_SEED(&(s)->common),                                                                \
+        {"stop", CLI_LIST, &(s)->stop, "TEXT", "ends before TEXT; may be repeated"},               \
+        {"ignore-eos", CLI_FLAG, &(s)->ignore_eos, NULL, "goes on after the end of sentence"},     \
+        {"show-control", CLI_FLAG, &(s)->show_control, NULL, "prints control tokens"},             \
+        {"draft", CLI_TEXT, &(s)->draft, "off|mtp|auto",                                           \
+         "drafting with the model's own module; never changes the text (default: auto)"},          \
+        {"drafts", CLI_INT, &(s)->drafts, "N", "tokens drafted ahead, 1 to 8 (default: 1)"},       \
+        {"context", CLI_INT, &(s)->context_max, "N", "tokens a sequence can hold"},                \
+        {"chunk", CLI_INT, &(s)->chunk, "N", "prompt tokens a forward pass takes (default: 512)"}, \
+        {"mla", CLI_TEXT, &(s)->mla, "absorbed|expanded",                                          \
+         "form of attention (default: absorbed)"},                                                 \
+        CLI_OPT_PRECISION(&(s)->common), CLI_OPT_DEVICE(&(s)->common), CLI_OPT_ISA(&(s)->common),  \
+        CLI_OPT_THREADS(&(s)->common)
 
 /* Defaults: bf16, absorbed, drafting AUTO, top-p 0.95, temperature 0.8 for chat and 0 otherwise. */
 void speak_init(speak *s, const char *command);
