@@ -34,15 +34,23 @@ static fm_status plan_sizes(const fmi_request *r, const fm_layout *l, const fmi_
     return FM_OK;
 }
 
-/* The vocabulary that the run will have: that of the shards, where nothing else fixes it. */
-static fm_status data_vocabulary(fmi_request *r, fm_err *err)
+/* What shards tell: the vocabulary that the run will have, where nothing else fixes it, and the bytes
+ * that stay mapped (opening reads them all; the system may take them back). */
+static fm_status plan_data(fmi_request *r, int64_t *mapped, fm_err *err)
 {
     fm_data *d = NULL;
-    if (!*r->s.data_dir || *r->s.run_model || fmi_ini_get(r->given, "model.vocab_size")) return FM_OK;
+    *mapped = 0;
+    if (!*r->s.data_dir) return FM_OK;
     fm_status st = fm_data_open(r->s.data_dir, &d, err);
-    if (!st) r->cfg.vocab_size = fm_data_vocab_size(d);
+    if (st) return st;
+    int32_t vocab = fm_data_vocab_size(d);
+    if (!*r->s.run_model && !fmi_ini_get(r->given, "model.vocab_size")) r->cfg.vocab_size = vocab;
+    for (int k = 0; k < 2; k++) {
+        fm_data_count n = fm_data_total(d, k ? FM_SPLIT_VAL : FM_SPLIT_TRAIN);
+        *mapped += n.n_tokens * (vocab <= 65536 ? 2 : 4) + n.n_documents * 16;
+    }
     fm_data_close(d);
-    return st;
+    return FM_OK;
 }
 
 static fm_status plan_request(const fmi_request *r, double rate, int threads, fm_train_plan *out,
@@ -86,8 +94,11 @@ fm_status fm_train_plan_make(const fm_train_opts *o, double tokens_per_second, f
     fm_status st = fmi_request_make(o, &r, err);
     if (st) return st;
     fm_train_plan p = { 0 };
-    st = data_vocabulary(&r, err);
+    int64_t mapped;
+    st = plan_data(&r, &mapped, err);
     if (!st) st = plan_request(&r, tokens_per_second, o->threads, &p, err);
+    p.other += mapped;
+    p.peak += mapped;
     fmi_request_deinit(&r);
     if (!st) *out = p;
     return st;
