@@ -119,7 +119,7 @@ static void choose_depth(demo *d, fm_train_opts *o)
     fm_err err;
     int n = 0;
     double rate = 0;
-    if (fm_machine_measure(d->c.isa, (int)d->c.threads, 0.6, c, &n, &err)) return;
+    if (fm_machine_measure_compute(d->c.isa, (int)d->c.threads, 0.6, c, &n, &err)) return;
     for (int i = 0; i < n; i++)
         if ((!strcmp(c[i].name, "amx_bf16") || !strcmp(c[i].name, "fma_f32")) && c[i].value > rate)
             rate = c[i].value;
