@@ -43,6 +43,11 @@ typedef struct kh {
     const char *what;        /* the case, for messages */
 } kh;
 
+static inline bool kh_quick(void)
+{
+    return getenv("FATHOM_TEST_QUICK") != NULL;
+}
+
 static inline void kh_open(kh *h)
 {
     *h = (kh){.seed = 1};
