@@ -15,8 +15,8 @@ static const dims all_dims[] = {
 };
 #define N_DIMS ((int)(sizeof all_dims / sizeof all_dims[0]))
 
-/* Under sanitizers (FATHOM_TEST_QUICK) the reference takes minutes on wide heads and long documents: the shapes
- * with odd tails stay, which is where an access could go wrong. */
+/* Under sanitizers (FATHOM_TEST_QUICK) the reference takes minutes on wide heads and long
+ * documents: the shapes with odd tails stay, which is where an access could go wrong. */
 static bool heavy(int i)
 {
     return kh_quick() && i != 1 && i != 3 && i != 5;
