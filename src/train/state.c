@@ -189,10 +189,10 @@ fm_status fmi_state_verify(const char *dir, fm_err *err)
     const char *key;
     json_t *v;
     json_object_foreach(j, key, v) {
+        if (st) break;
         char *file = fmi_path_join(dir, key);
         uint64_t h = 0;
         char hex[24];
-        if (st) break;
         if (!file) st = FM_FAIL(err, FM_E_NOMEM, "%s", dir);
         if (!st) st = fmi_hash_file(file, &h, err);
         snprintf(hex, sizeof hex, "%016llx", (unsigned long long)h);
