@@ -250,7 +250,10 @@ static void check_equal(const setup *s, const gemm_case *t, const char *level, i
 
 static void check_level(fm_isa isa)
 {
-    if (fm_isa_detect() < isa) skip();
+    if (fm_isa_detect() < isa) {
+        print_message("skipped: this processor has no %s\n", fm_isa_name(isa));
+        skip();
+    }
     fm_ops ref, fast;
     fm_ops_init_ref(&ref);
     fast = ref;

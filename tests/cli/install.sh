@@ -59,9 +59,9 @@ left=$(find "$prefix" ! -type d)
 [ -z "$left" ] || fail "uninstall left: $left"
 
 # DESTDIR: packaging below another root
-$make -s BUILD="$build" PREFIX=/usr DESTDIR="$dir/root" install >"$dir/log" 2>&1 || fail "make install DESTDIR: $(cat "$dir/log")"
-has "$dir/root/usr/lib/pkgconfig/fathom.pc" '^prefix=/usr$'
-$make -s BUILD="$build" PREFIX=/usr DESTDIR="$dir/root" uninstall >/dev/null
-left=$(find "$dir/root" ! -type d)
+$make -s BUILD="$build" PREFIX=/usr DESTDIR="$dir/dest" install >"$dir/log" 2>&1 || fail "make install DESTDIR: $(cat "$dir/log")"
+has "$dir/dest/usr/lib/pkgconfig/fathom.pc" '^prefix=/usr$'
+$make -s BUILD="$build" PREFIX=/usr DESTDIR="$dir/dest" uninstall >/dev/null
+left=$(find "$dir/dest" ! -type d)
 [ -z "$left" ] || fail "uninstall with DESTDIR left: $left"
 echo "install.sh: passed"
