@@ -21,7 +21,13 @@ CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) -g -fPIC $(WARN) $(SAN)
 # No fast-math: no contraction, and only flags that never change a value.
 CFLAGS  += -ffp-contract=off -fno-math-errno -fno-trapping-math
 CPPFLAGS += -Isrc -Iinclude -MMD -MP -DFM_VERSION='"$(VERSION)"'
-LIBS     = -ljansson -linih -lpcre2-8 -lzstd -lz -lm -lpthread
+# NLopt and SQLite belong to `fathom scale`, which without them names the package to install.
+NLOPT   := $(shell pkg-config --exists nlopt 2>/dev/null && echo yes)
+SQLITE  := $(shell pkg-config --exists sqlite3 2>/dev/null && echo yes)
+CPPFLAGS += $(if $(NLOPT),-DFM_HAVE_NLOPT $(shell pkg-config --cflags nlopt))
+CPPFLAGS += $(if $(SQLITE),-DFM_HAVE_SQLITE $(shell pkg-config --cflags sqlite3))
+OPTLIBS := $(if $(NLOPT),$(shell pkg-config --libs nlopt)) $(if $(SQLITE),$(shell pkg-config --libs sqlite3))
+LIBS     = -ljansson -linih -lpcre2-8 -lzstd -lz $(strip $(OPTLIBS)) -lm -lpthread
 
 AVX2     = -mavx2 -mfma -mf16c
 AVX512   = $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mprefer-vector-width=512

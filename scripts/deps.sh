@@ -2,9 +2,10 @@
 # Installs what the build and tests need and the machine lacks. As root at once; otherwise after a yes,
 # through sudo; on systems without apt it prints the names and fails only if something required is missing.
 #   deps.sh build    compiler, make and the libraries
-#   deps.sh test     the same and the test library
+#   deps.sh test     the same, the test library and gnuplot
 want_build="gcc make pkg-config libjansson-dev libpcre2-dev libzstd-dev zlib1g-dev libinih-dev libedit-dev zstd"
-want_test="$want_build libcmocka-dev"
+want_build="$want_build libnlopt-dev libsqlite3-dev"
+want_test="$want_build libcmocka-dev gnuplot-nox"
 case "$1" in
 test) want=$want_test ;;
 *) want=$want_build ;;
@@ -21,6 +22,9 @@ have() {
     libinih-dev) header ini.h ;;
     libedit-dev) header histedit.h || header editline/readline.h ;;
     libcmocka-dev) header cmocka.h ;;
+    libnlopt-dev) header nlopt.h ;;
+    libsqlite3-dev) header sqlite3.h ;;
+    gnuplot-nox) command -v gnuplot >/dev/null 2>&1 ;;
     esac
 }
 header() {
