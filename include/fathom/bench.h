@@ -18,6 +18,7 @@ typedef struct fm_train_bench_opts {
     bool mtp, muon;
     bool dense_twin;       /* no routed experts, the FFN as wide as the active ones */
     int64_t rows, seq;     /* packed rows of a step and their tokens; 0: 32 x 512 */
+    int64_t micro;         /* tokens of a micro-batch; 0: what a run would take */
     int steps;             /* measured, after one that is not; 0: 3 */
 } fm_train_bench_opts;
 

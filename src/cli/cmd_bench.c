@@ -9,7 +9,7 @@
 typedef struct args {
     cli_common c;
     const char *preset, *optimizer;
-    int64_t rows, seq, steps;
+    int64_t rows, seq, micro, steps;
     bool profile, dense;
 } args;
 
@@ -89,7 +89,7 @@ static int train(const args *a)
         fm_train_bench_opts o = {.preset = a->preset, .isa = a->c.isa, .threads = (int)a->c.threads,
                                  .precision = precision, .mtp = mtp, .dense_twin = a->dense,
                                  .muon = a->optimizer && !strcmp(a->optimizer, "muon"), .rows = a->rows,
-                                 .seq = a->seq, .steps = (int)a->steps};
+                                 .seq = a->seq, .micro = a->micro, .steps = (int)a->steps};
         if (fm_bench_train(&o, &b, &err)) return cli_fail("bench", "%s", err.text);
         snprintf(shape, sizeof shape, "%s%s %lld x %lld %s", a->preset, a->dense ? " twin" : "",
                  (long long)a->rows, (long long)a->seq, o.muon ? "muon" : "adamw");
@@ -109,6 +109,7 @@ int cmd_bench(int argc, char **argv)
         {"preset", CLI_TEXT, &a.preset, "P", "shape of the model (default nano)"},
         {"rows", CLI_INT, &a.rows, "N", "packed rows of a step (default 32)"},
         {"seq", CLI_INT, &a.seq, "N", "tokens of a row (default 512)"},
+        {"micro", CLI_INT, &a.micro, "N", "tokens of a micro-batch (default: as a run)"},
         {"steps", CLI_INT, &a.steps, "N", "steps measured after the first (default 3)"},
         {"optimizer", CLI_TEXT, &a.optimizer, "adamw|muon", "default adamw"},
         {"dense", CLI_FLAG, &a.dense, NULL, "the dense twin instead of experts"},

@@ -88,7 +88,8 @@ static fm_status run(fm_exec *x, const fm_train_bench_opts *o, fm_train_bench *o
     if (st) return st;
     if (!o->mtp) c.num_nextn_predict_layers = 0;
     if (o->dense_twin) c.n_routed_experts = 0;
-    fmi_step_opts so = {.rows_max = rows, .micro_rows = rows, .T = T, .mtp = o->mtp, .muon = o->muon};
+    int64_t micro = ((o->micro > 0 ? o->micro : 4096) + T - 1) / T;
+    fmi_step_opts so = {.rows_max = rows, .micro_rows = micro, .T = T, .mtp = o->mtp, .muon = o->muon};
     st = fmi_model_new(x, &c, o->precision, false, &m, err);
     if (!st) st = fmi_model_init(m, 1, err);
     if (!st) fmi_count_flops(&c, &m->lay, T, &f);
