@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "ops/x86/gemm_x86.h"
+#include "ops/x86/thin.h"
 
 #define K_BLOCK 4096
 #define STEP_BYTES 2048 /* 32 rows of 32 bf16 */
@@ -329,6 +330,7 @@ const fmi_gemm_kern fmi_gemm_bf16_amx = {
 
 fm_status fmi_gemm_x86_amx(const fm_kernel_ctx *k, const fm_gemm_args *a)
 {
+    if (fmi_gemm_thin(k, a, FM_ISA_AMX)) return FM_OK;
     if (a->dt == FM_DTYPE_BF16) {
         fmi_gemm_kern kern = fmi_gemm_bf16_amx;
         if (__builtin_cpu_supports("avx512bf16")) kern.store = store_bf16;
