@@ -45,22 +45,21 @@ static problem problem_at(const job *j, int i)
     return p;
 }
 
-/* Rows of A for a problem into scratch. */
-static void widen_rows(const job *j, const problem *p, float *x, int64_t kp, uint32_t *pairs)
+/* Rows of A for a problem into scratch, widened or as pairs. */
+static void place_rows(const job *j, const problem *p, float *x, int64_t kp, uint32_t *pairs)
 {
     const fm_gemm_args *a = j->a;
-    for (int64_t r = 0; r < p->m; r++)
+    for (int64_t r = 0; r < p->m && (!pairs || a->n % 16); r++)
         j->kern.widen(x + r * kp, kp, p->a + (size_t)(r * a->lda) * j->el, a->k);
-    if (!pairs) return;
-    for (int64_t r = 0; r < p->m; r++) {
+    for (int64_t r = 0; r < p->m && pairs; r++) {
         const char *row = p->a + (size_t)(r * a->lda) * 2;
         uint32_t *to = pairs + r;
         for (int64_t t = 0; t < a->k / 2; t++, to += p->m) memcpy(to, row + 4 * t, 4);
     }
 }
 
-/* Blocks u0 .. u1-1 of one problem. */
-static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, char *scratch)
+/* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
+static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, char *scratch)
 {
     const fm_gemm_args *a = j->a;
     const fmi_thin_kern *kern = &j->kern;
@@ -72,7 +71,7 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
     uint32_t *pairs = NULL;
     if (kern->pairs && nt && a->k % 32 == 0)
         pairs = (uint32_t *)(void *)(scratch + X_BYTES / 3 * 2 / 64 * 64);
-    widen_rows(j, p, x, kp, pairs);
+    place_rows(j, p, x, kp, pairs);
     b.x = x;
     b.pairs = pairs;
     bool dense = nt && a->ldb == a->k;
@@ -81,7 +80,7 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
         int64_t at = u * j->lanes;
         b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
         b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
-        b.ahead = dense && u + 1 < u1 ? b.w + j->lanes * stride : NULL;
+        b.ahead = !dense ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
         if (nt) kern->nt(&b);
         else kern->nn(&b);
         for (int r = 0; r < b.m; r++)
@@ -106,7 +105,10 @@ static void thin_thread(void *arg, int tid, int n_threads)
         problem p = problem_at(j, i);
         if (j->kern.enter && entered != p.m) j->kern.enter((int)p.m);
         entered = (int)p.m;
-        run_problem(j, &p, u0, u1, j->ctx->scratch[tid]);
+        int next = i + 1;
+        while (next < j->n_problems && rows_of(j->a, next) == 0) next++;
+        const char *ahead = base < hi && next < j->n_problems ? problem_at(j, next).b : NULL;
+        run_problem(j, &p, u0, u1, ahead, j->ctx->scratch[tid]);
     }
     if (entered && j->kern.leave) j->kern.leave();
     _mm_setcsr(csr);
