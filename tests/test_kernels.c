@@ -458,6 +458,47 @@ static void test_sample(void **state)
         }
 }
 
+/* Every filter with noise, over flat and peaked rows and more than one block of random words. */
+static void test_sample_noise(void **state)
+{
+    kh *h = *state;
+    static const fm_sample_row how[] = {
+        {.temperature = 1, .top_p = 1}, {.temperature = 0.3f, .top_p = 1, .min_p = 0.05f},
+        {.temperature = 1.7f, .top_p = 0.95f}, {.temperature = 0.6f, .top_p = 0.5f, .top_k = 50},
+        {.temperature = 3, .top_p = 1, .top_k = 7}, {.temperature = 1, .top_p = 0.8f, .min_p = 0.2f},
+        {.temperature = 1e-30f, .top_p = 1}, {.temperature = 0, .top_p = 1},
+    };
+    static const int vocab[] = {2, 63, 64, 65, 1000, 5003};
+    enum { T = 8 };
+    for (int i = 0; i < 6; i++)
+        for (int v = 0; v < 3; v++) {
+            int64_t W = vocab[i];
+            char what[48];
+            snprintf(what, sizeof what, "sample with noise, W %d, %d", (int)W, v);
+            h->what = what;
+            h->shift = (size_t)v;
+            fm_sample_args a = {.T = T, .W = W, .ld = W, .dt = v ? BF16 : F32};
+            float *x = kh_in(h, T * W, F32, v == 0 ? 0.01f : v == 1 ? 2 : 40);
+            if (v == 2)
+                for (int64_t t = 0; t < T; t++) x[t * W + 1] = t == 3 ? INFINITY : -INFINITY;
+            a.logits = x;
+            fm_sample_row *rows = kh_array_new(h, T, sizeof *rows, false);
+            for (int t = 0; t < T; t++) {
+                rows[t] = how[t];
+                rows[t].seed = 0x123456789abcdefull * (uint64_t)(t + 1);
+                rows[t].choice = (uint32_t)t;
+                rows[t].position = (uint64_t)i << 33 | (uint64_t)v;
+                rows[t].repetition_penalty = 1;
+                rows[t].mask = -1;
+            }
+            a.rows = rows;
+            a.token = kh_out(h, T, 4);
+            a.scratch = malloc((size_t)(T * W) * 4);
+            KH_CHECK(h, sample, &a);
+            free(a.scratch);
+        }
+}
+
 static int setup(void **state)
 {
     static kh h;
@@ -483,6 +524,7 @@ int main(void)
         cmocka_unit_test(test_optimizer),
         cmocka_unit_test(test_muon),      cmocka_unit_test(test_route),
         cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_sample_noise),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
