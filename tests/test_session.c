@@ -367,8 +367,9 @@ static void test_auto(void **state)
     machine_close(&mc);
 }
 
-/* Seconds of `tokens` tokens under the controller, a plain step being 1: verifying costs `verify`, a draft is
- * accepted with probability p, taking drafting up again costs `again` for each token it missed. */
+/* Seconds of `tokens` tokens under the controller, a plain step being 1: verifying costs `verify`,
+ * a draft is accepted with probability p, taking drafting up again costs `again` for each token it
+ * missed. */
 static double play(double verify, double p, double again, int tokens, double noise, uint64_t seed)
 {
     fmi_auto a = {0};
@@ -389,8 +390,8 @@ static double play(double verify, double p, double again, int tokens, double noi
     return t;
 }
 
-/* Never more than 2% behind plain decoding, whatever a draft costs and however often it fails; near the better of
- * the two where drafting pays. */
+/* Never more than 2% behind plain decoding, whatever a draft costs and however often it fails; near
+ * the better of the two where drafting pays. */
 static void test_auto_choice(void **state)
 {
     (void)state;
@@ -399,10 +400,14 @@ static void test_auto_choice(void **state)
         for (double p = 0; p < 0.99; p += 0.14)
             for (int noisy = 0; noisy < 2; noisy++) {
                 double sum = 0, drafting = verify / (1 + p) * TOKENS;
-                for (uint64_t r = 1; r <= RUNS; r++) sum += play(verify, p, 0.3, TOKENS, noisy ? 0.5 : 0, r * 7919);
-                double mean = sum / RUNS / (noisy ? 1 + 0.5 / 4 : 1), best = drafting < TOKENS ? drafting : TOKENS;
-                if (mean > 1.02 * TOKENS) fail_msg("verify %g accepted %g: %g of %d", verify, p, mean, TOKENS);
-                if (p > 0.6 && mean > 1.06 * best) fail_msg("verify %g accepted %g: %g, best %g", verify, p, mean, best);
+                for (uint64_t r = 1; r <= RUNS; r++)
+                    sum += play(verify, p, 0.3, TOKENS, noisy ? 0.5 : 0, r * 7919);
+                double mean = sum / RUNS / (noisy ? 1 + 0.5 / 4 : 1);
+                double best = drafting < TOKENS ? drafting : TOKENS;
+                if (mean > 1.02 * TOKENS)
+                    fail_msg("verify %g accepted %g: %g of %d", verify, p, mean, TOKENS);
+                if (p > 0.6 && mean > 1.06 * best)
+                    fail_msg("verify %g accepted %g: %g, best %g", verify, p, mean, best);
             }
 }
 

@@ -55,12 +55,12 @@ typedef struct fm_infer_bench_opts {
 typedef struct fm_infer_speed {
     double tokens_per_second;        /* median step */
     double step_seconds;             /* median */
-    double weight_bytes;             /* of a mean step: every weight read once, chosen experts only (their union) */
+    double weight_bytes;             /* of a mean step: each weight once, the union of chosen experts */
     double cache_bytes;
     double operations;               /* of the run, in the form it ran (absorbed) */
     double counted;                  /* the same as model/count.c counts it (expanded) */
     double experts;                  /* distinct experts a layer, mean */
-    double ceiling;                  /* median: bytes/s read (decode) or operations/s (prefill), measured in turn */
+    double ceiling;                  /* median: bytes/s (decode) or operations/s (prefill), in turn */
     double fraction;                 /* median share of that ceiling */
     struct {
         const char *name;

@@ -1,9 +1,10 @@
 /* Decode, verification of drafts, and prefill: an engine over a model of cheap random weights.
  *
- * Weights are one block of normal noise repeated at odd offsets, so that gigabytes are there in a second; routing is
- * then close to uniform. A step is what infer/step.c issues for the main model. A deep cache is filled with noise too.
- * Each timed step is followed by reading as many bytes (or by arithmetic), so that what else runs on the machine meets
- * both alike; shares are medians of pairs. */
+ * Weights are one block of normal noise repeated at odd offsets, so that gigabytes are there in a
+ * second; routing is then close to uniform. A step is what infer/step.c issues for the main model.
+ * A deep cache is filled with noise too. Each timed step is followed by reading as many bytes (or
+ * by arithmetic), so that what else runs on the machine meets both alike; shares are medians of
+ * pairs. */
 #include <math.h>
 #include <string.h>
 
@@ -24,9 +25,9 @@ struct fm_infer_bench {
     fm_model *m;
     fmi_engine *e;
     fmi_ceiling ceiling;
-    int32_t *load;           /* device [n_layers, E] */
+    int32_t *load; /* device [n_layers, E] */
     int32_t *host_load;
-    float *noise;            /* [NOISE] normal(0, 0.02) */
+    float *noise; /* [NOISE] normal(0, 0.02) */
     fm_bf16 *noise16;
     int64_t context;
     int rows;
@@ -39,7 +40,8 @@ static fm_status fill(fm_infer_bench *b, void *dev, int64_t n, fm_dtype dt, size
     for (int64_t i = 0; i < n && !st;) {
         size_t from = *at % NOISE, k = NOISE - from;
         if ((int64_t)k > n - i) k = (size_t)(n - i);
-        const void *src = dt == FM_DTYPE_BF16 ? (void *)(b->noise16 + from) : (void *)(b->noise + from);
+        const void *src =
+            dt == FM_DTYPE_BF16 ? (void *)(b->noise16 + from) : (void *)(b->noise + from);
         st = fm_write(b->x, (char *)dev + (size_t)i * el, src, k * el, err);
         i += (int64_t)k;
         *at += k + (k + from == NOISE ? 4099 : 0);
@@ -76,7 +78,8 @@ static fm_status caches(fm_infer_bench *b, fm_err *err)
     fm_status st = FM_OK;
     size_t at = 17;
     const fm_config *c = &b->m->cfg;
-    int64_t n = b->e->cache.n_pages / b->e->o.sequences * FM_PAGE_ROWS * (c->kv_lora_rank + c->qk_rope_head_dim);
+    int64_t n = b->e->cache.n_pages / b->e->o.sequences * FM_PAGE_ROWS *
+                (c->kv_lora_rank + c->qk_rope_head_dim);
     for (int l = 0; l < c->num_hidden_layers && !st; l++)
         st = fill(b, b->e->cache.pages[l], n, b->m->dt, &at, err);
     return st;
@@ -104,10 +107,13 @@ static fm_status model_open(fm_infer_bench *b, const fm_infer_bench_opts *o, fm_
 fm_status fm_infer_bench_open(const fm_infer_bench_opts *o, fm_infer_bench **out, fm_err *err)
 {
     int isa = o->isa ? fm_isa_parse(o->isa) : -1;
-    if (o->isa && isa < 0) return FM_FAIL(err, FM_E_UNSUPPORTED, "unknown instruction set level '%s'", o->isa);
-    if (o->rows < 0 || o->rows > 64) return FM_FAIL(err, FM_E_RANGE, "rows: expected 1 to 64, found %d", o->rows);
+    if (o->isa && isa < 0)
+        return FM_FAIL(err, FM_E_UNSUPPORTED, "unknown instruction set level '%s'", o->isa);
+    if (o->rows < 0 || o->rows > 64)
+        return FM_FAIL(err, FM_E_RANGE, "rows: expected 1 to 64, found %d", o->rows);
     if (o->context < 0 || o->context > (1 << 20))
-        return FM_FAIL(err, FM_E_RANGE, "depth: expected at most 1048576, found %lld", (long long)o->context);
+        return FM_FAIL(err, FM_E_RANGE, "depth: expected at most 1048576, found %lld",
+                       (long long)o->context);
     fm_infer_bench *b = fmi_zalloc(sizeof *b);
     if (!b) return FM_FAIL(err, FM_E_NOMEM, "bench");
     b->rows = o->rows > 0 ? o->rows : 1;
@@ -145,7 +151,8 @@ void fm_infer_bench_close(fm_infer_bench *b)
     fmi_free(b);
 }
 
-static void random_tokens(const fm_infer_bench *b, fmi_seq *q, int64_t begin, int64_t end, uint32_t salt)
+static void random_tokens(const fm_infer_bench *b, fmi_seq *q, int64_t begin, int64_t end,
+                          uint32_t salt)
 {
     for (int64_t i = begin; i < end; i++) {
         uint32_t w[4];
@@ -164,7 +171,8 @@ static void place(fm_infer_bench *b, int64_t depth, int64_t fresh, uint32_t salt
     q->len = depth;
 }
 
-/* The main model over `rows` successive tokens with a token sampled from each: one write, one read. */
+/* The main model over `rows` successive tokens with a token sampled from each: one write, one read.
+ */
 static fm_status verify(fm_infer_bench *b, int64_t depth, int rows, fm_err *err)
 {
     fmi_engine *e = b->e;
@@ -177,16 +185,23 @@ static fm_status verify(fm_infer_bench *b, int64_t depth, int rows, fm_err *err)
     fmi_rows_begin(e, &e->main, rows, 0, &r);
     fmi_rows_put(e, &e->main, &r, 0, 0, depth, depth + rows);
     for (int i = 0; i < rows; i++) r.ids[i] = e->seq[0].tokens[depth + i];
-    fm_sample_row *how = (void *)fmi_in_put(e, rows * (int64_t)(sizeof *how / sizeof(int32_t)), &dev);
+    fm_sample_row *how =
+        (void *)fmi_in_put(e, rows * (int64_t)(sizeof *how / sizeof(int32_t)), &dev);
     for (int i = 0; i < rows; i++) how[i] = e->seq[0].how;
     st = fm_write(b->x, e->dev_in, e->in, (size_t)e->in_n * sizeof *e->in, err);
     if (!st) st = fmi_pages_write(&e->main, err);
     if (st) return st;
     fmi_forward(b->m, e->acts, &r.b, b->load);
     fmi_logits(b->m, e->acts, e->acts->h, NULL, rows, e->acts->logits);
-    fm_op_sample(b->x, &(fm_sample_args){.logits = e->acts->logits, .rows = (void *)dev, .token = e->dev_out,
-                                         .logprob = e->dev_out + rows, .scratch = e->dev_scratch, .T = rows,
-                                         .W = W, .ld = W, .dt = b->m->dt});
+    fm_op_sample(b->x, &(fm_sample_args){.logits = e->acts->logits,
+                                         .rows = (void *)dev,
+                                         .token = e->dev_out,
+                                         .logprob = e->dev_out + rows,
+                                         .scratch = e->dev_scratch,
+                                         .T = rows,
+                                         .W = W,
+                                         .ld = W,
+                                         .dt = b->m->dt});
     return fm_read(b->x, e->out, e->dev_out, 2 * (size_t)rows * sizeof *e->out, err);
 }
 
@@ -221,7 +236,8 @@ static void weight_bytes(const fm_infer_bench *b, double *rest, double *expert, 
         if (p->expert < 0) *rest += n;
     }
     for (int i = 0; i < l->n_layers; i++) *layers += l->layers[i].moe;
-    *expert = 3.0 * b->m->cfg.hidden_size * b->m->cfg.moe_intermediate_size * (double)fm_dtype_bytes(b->m->dt);
+    *expert = 3.0 * b->m->cfg.hidden_size * b->m->cfg.moe_intermediate_size *
+              (double)fm_dtype_bytes(b->m->dt);
 }
 
 static void parts(const fm_infer_bench *b, int n, fm_infer_speed *out)
@@ -238,16 +254,20 @@ static void parts(const fm_infer_bench *b, int n, fm_infer_speed *out)
         }
 }
 
-fm_status fm_infer_bench_decode(fm_infer_bench *b, int64_t depth, int rows, fm_infer_speed *out, fm_err *err)
+fm_status fm_infer_bench_decode(fm_infer_bench *b, int64_t depth, int rows, fm_infer_speed *out,
+                                fm_err *err)
 {
-    double at[ROUNDS_MAX], share[ROUNDS_MAX], rate[ROUNDS_MAX], rest, expert, experts = 0, bytes = 0;
+    double at[ROUNDS_MAX], share[ROUNDS_MAX], rate[ROUNDS_MAX], rest, expert, experts = 0,
+                                                                              bytes = 0;
     int layers, n = 0, rounds = 24;
     if (depth < 0 || depth + rows + 1 > b->context || rows < 1 || rows > b->rows)
-        return FM_FAIL(err, FM_E_RANGE, "depth %lld with %d rows: the bench was opened for %lld and %d",
+        return FM_FAIL(err, FM_E_RANGE,
+                       "depth %lld with %d rows: the bench was opened for %lld and %d",
                        (long long)depth, rows, (long long)b->context - 128, b->rows);
     *out = (fm_infer_speed){0};
     weight_bytes(b, &rest, &expert, &layers);
-    out->cache_bytes = (double)(depth + rows) * (double)fmi_count_kv_bytes(&b->m->cfg, b->m->dt, false);
+    out->cache_bytes =
+        (double)(depth + rows) * (double)fmi_count_kv_bytes(&b->m->cfg, b->m->dt, false);
     place(b, depth, rows, 0);
     fm_status st = fmi_pages_reserve(&b->e->main, 0, 0, depth + rows, err);
     for (int i = 0; i < rounds + 2 && !st; i++) {
@@ -279,14 +299,15 @@ fm_status fm_infer_bench_decode(fm_infer_bench *b, int64_t depth, int rows, fm_i
     return FM_OK;
 }
 
-fm_status fm_infer_bench_prefill(fm_infer_bench *b, int64_t tokens, fm_infer_speed *out, fm_err *err)
+fm_status fm_infer_bench_prefill(fm_infer_bench *b, int64_t tokens, fm_infer_speed *out,
+                                 fm_err *err)
 {
     double at[ROUNDS_MAX], share[ROUNDS_MAX], rate[ROUNDS_MAX];
     int n = 0, rounds = tokens > 1024 ? 3 : 7, seq = 0;
     fmi_flops f, pairs;
     if (tokens < 2 || tokens + 1 > b->context)
-        return FM_FAIL(err, FM_E_RANGE, "%lld tokens: the bench was opened for %lld", (long long)tokens,
-                       (long long)b->context - 128);
+        return FM_FAIL(err, FM_E_RANGE, "%lld tokens: the bench was opened for %lld",
+                       (long long)tokens, (long long)b->context - 128);
     *out = (fm_infer_speed){0};
     fmi_count_flops(&b->m->cfg, &b->m->lay, tokens, &f);
     fmi_count_flops(&b->m->cfg, &b->m->lay, tokens / 2, &pairs);

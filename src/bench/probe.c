@@ -6,7 +6,7 @@
 
 #include "ops/machine.h"
 
-#define SPINS 60000
+#define SPINS 150000
 
 typedef enum what { READ, SMALL, TILES, FMA } what;
 

@@ -26,8 +26,12 @@ static int open_model(const bench_args *a, int64_t context, int rows, fm_infer_b
     fm_dtype precision;
     int rc = cli_precision("bench", a->c.precision, FM_DTYPE_BF16, &precision);
     if (rc != CLI_GO_ON) return rc;
-    fm_infer_bench_opts o = {.preset = a->preset, .isa = a->c.isa, .threads = (int)a->c.threads,
-                             .precision = precision, .context = context, .rows = rows};
+    fm_infer_bench_opts o = {.preset = a->preset,
+                             .isa = a->c.isa,
+                             .threads = (int)a->c.threads,
+                             .precision = precision,
+                             .context = context,
+                             .rows = rows};
     if (fm_infer_bench_open(&o, out, &err)) return cli_fail("bench", "%s", err.text);
     return CLI_GO_ON;
 }
@@ -55,8 +59,9 @@ int bench_decode(const bench_args *a)
                      a->preset, (long long)depth[i], (long long)rows[j], s.experts,
                      1e-6 * s.weight_bytes, 1e-6 * s.cache_bytes);
             double bytes = s.weight_bytes + s.cache_bytes;
-            bench_line(a, rows[j] == 1 ? "decode_tokens" : "verify_rows", shape, s.tokens_per_second,
-                       "tokens/s", s.ceiling / bytes * (double)rows[j], s.fraction);
+            bench_line(a, rows[j] == 1 ? "decode_tokens" : "verify_rows", shape,
+                       s.tokens_per_second, "tokens/s", s.ceiling / bytes * (double)rows[j],
+                       s.fraction);
             if (a->profile && !a->c.json) print_parts(&s);
         }
     fm_infer_bench_close(b);
@@ -81,7 +86,8 @@ int bench_prefill(const bench_args *a)
         }
         snprintf(shape, sizeof shape, "%s %lld tokens, %.0f tokens/s", a->preset,
                  (long long)tokens[i], s.tokens_per_second);
-        bench_line(a, "prefill", shape, s.operations / s.step_seconds, "FLOP/s", s.ceiling, s.fraction);
+        bench_line(a, "prefill", shape, s.operations / s.step_seconds, "FLOP/s", s.ceiling,
+                   s.fraction);
         bench_line(a, "prefill_counted", shape, s.counted / s.step_seconds, "FLOP/s", s.ceiling,
                    s.fraction * s.counted / s.operations);
         if (a->profile && !a->c.json) print_parts(&s);
@@ -94,8 +100,8 @@ static void gemm_line(void *arg, const fm_gemm_speed *g)
 {
     char name[64], shape[96];
     snprintf(name, sizeof name, "%s", g->name);
-    snprintf(shape, sizeof shape, "%s %s %lld x %lld x %lld%s %s %s", g->kind, g->dtype, (long long)g->m,
-             (long long)g->n, (long long)g->k, g->groups > 1 ? " grouped" : "",
+    snprintf(shape, sizeof shape, "%s %s %lld x %lld x %lld%s %s %s", g->kind, g->dtype,
+             (long long)g->m, (long long)g->n, (long long)g->k, g->groups > 1 ? " grouped" : "",
              g->cold ? "cold" : "L2", g->compute_s > g->bytes_s ? "operations" : "bytes");
     double floor = g->compute_s > g->bytes_s ? g->compute_s : g->bytes_s;
     bench_line(arg, name, shape, g->flops, "FLOP/s", g->flops * g->seconds / floor, g->fraction);
@@ -109,8 +115,12 @@ int bench_gemm(const bench_args *a)
     int n = 0, rc = cli_precision("bench", a->c.precision, FM_DTYPE_BF16, &precision);
     if (rc == CLI_GO_ON && a->rows) rc = bench_list("rows", a->rows, &rows, &n, 1);
     if (rc != CLI_GO_ON) return rc;
-    fm_gemm_bench_opts o = {.preset = a->preset, .isa = a->c.isa, .threads = (int)a->c.threads,
-                            .precision = precision, .rows = rows};
-    if (fm_bench_gemm(&o, gemm_line, (void *)(uintptr_t)a, &err)) return cli_fail("bench", "%s", err.text);
+    fm_gemm_bench_opts o = {.preset = a->preset,
+                            .isa = a->c.isa,
+                            .threads = (int)a->c.threads,
+                            .precision = precision,
+                            .rows = rows};
+    if (fm_bench_gemm(&o, gemm_line, (void *)(uintptr_t)a, &err))
+        return cli_fail("bench", "%s", err.text);
     return CLI_DONE;
 }

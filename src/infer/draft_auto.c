@@ -1,16 +1,17 @@
-/* Drafting starts at once, while the MTP block's cache is warm from the prompt: giving it up costs nothing, taking it
- * up again means forwarding what it missed. Three refused drafts in a row (or eight steps) end the trial; a few plain
- * steps then tell what drafting must beat. Afterwards a window of steps is weighed again and again, and the plain
- * cost, which grows with the context, is measured anew now and then. The fastest step stands for a kind of step: what
- * else runs on the machine only ever adds. */
+/* Drafting starts at once, while the MTP block's cache is warm from the prompt: giving it up costs
+ * nothing, taking it up again means forwarding what it missed. Three refused drafts in a row (or
+ * eight steps) end the trial; a few plain steps then tell what drafting must beat. Afterwards a
+ * window of steps is weighed again and again, and the plain cost, which grows with the context, is
+ * measured anew now and then. The fastest step stands for a kind of step: what else runs on the
+ * machine only ever adds. */
 #include "infer/draft_auto.h"
 
-#define TRY_LEAST 3      /* steps of the trial, when nearly nothing is accepted */
+#define TRY_LEAST 3 /* steps of the trial, when nearly nothing is accepted */
 #define TRY_MOST 8
-#define TRY_GAIN 1.25    /* tokens a step below which the trial ends early */
+#define TRY_GAIN 1.25 /* tokens a step below which the trial ends early */
 #define BASE_STEPS 3
 #define WINDOW 16
-#define REFRESH 512      /* drafting steps between two looks at the plain cost */
+#define REFRESH 512 /* drafting steps between two looks at the plain cost */
 
 static void enter(fmi_auto *a, fmi_auto_state state)
 {

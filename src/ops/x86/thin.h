@@ -1,9 +1,10 @@
-/* Matrix products with few rows (decode, drafts under verification): the time is that of reading the weight.
+/* Matrix products with few rows (decode, drafts under verification): the time is that of reading
+ * the weight.
  *
- * The lanes of a block are outputs: 16 rows of the weight (NT), or 64 of its columns (NN), which lie where
- * the checkpoint has them. The rows of A are widened and wait in L1. Every output's chain is walked as
- * docs/numerics.md says, so the bits are those of gemm_*.c. Threads own contiguous ranges of blocks over all
- * groups, so a chosen expert is read once, whoever chose it. */
+ * The lanes of a block are outputs: 16 rows of the weight (NT), or 64 of its columns (NN), which
+ * lie where the checkpoint has them. The rows of A are widened and wait in L1. Every output's chain
+ * is walked as docs/numerics.md says, so the bits are those of gemm_*.c. Threads own contiguous
+ * ranges of blocks over all groups, so a chosen expert is read once, whoever chose it. */
 #ifndef FM_OPS_X86_THIN_H
 #define FM_OPS_X86_THIN_H
 
@@ -13,15 +14,15 @@ enum { FMI_THIN_ROWS = 16, FMI_THIN_LANES_NT = 16, FMI_THIN_LANES_NN = 64 };
 
 /* One block: lanes live (16 or fewer; NN 64 or fewer) of a weight, all of k. */
 typedef struct fmi_thin_block {
-    const char *w;        /* NT: the first of its rows; NN: its first column of row 0 */
-    int64_t stride;       /* bytes from row to row of the weight */
+    const char *w;  /* NT: the first of its rows; NN: its first column of row 0 */
+    int64_t stride; /* bytes from row to row of the weight */
     int lanes;
-    int64_t k, kp;        /* kp: rounded up to 32 */
-    int m;                /* rows of A */
-    const float *x;       /* [m][kp] rows of A, zero-padded */
+    int64_t k, kp;         /* kp: rounded up to 32 */
+    int m;                 /* rows of A */
+    const float *x;        /* [m][kp] rows of A, zero-padded */
     const uint32_t *pairs; /* [kp / 2][m] the same as bf16 pairs, or NULL */
-    float *acc;           /* out: [m][16] (NT) or [m][64] (NN) */
-    const char *ahead;    /* what is read next, or NULL; `ahead_lines` lines of it a step of 32 */
+    float *acc;            /* out: [m][16] (NT) or [m][64] (NN) */
+    const char *ahead;     /* what is read next, or NULL; `ahead_lines` lines of it a step of 32 */
     int ahead_lines;
 } fmi_thin_block;
 
@@ -33,7 +34,7 @@ typedef struct fmi_thin_kern {
     void (*store)(void *c, const float *acc, int n, bool bf16, bool add);
     void (*enter)(int m); /* before and after a thread's blocks, or NULL */
     void (*leave)(void);
-    bool pairs;           /* wants `pairs` */
+    bool pairs; /* wants `pairs` */
 } fmi_thin_kern;
 
 /* false: not such a product (or no k); the caller goes on. */

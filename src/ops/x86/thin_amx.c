@@ -1,6 +1,6 @@
-/* bf16 products with few rows on tiles: the weight's rows are the tile of rows as they lie, the rows of A
- * its columns, so that a tile is configured as narrow as they are few. Ragged ends go the AVX-512 way, which
- * gives the same bits. */
+/* bf16 products with few rows on tiles: the weight's rows are the tile of rows as they lie, the
+ * rows of A its columns, so that a tile is configured as narrow as they are few. Ragged ends go the
+ * AVX-512 way, which gives the same bits. */
 #include <immintrin.h>
 #include <string.h>
 

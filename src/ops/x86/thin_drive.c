@@ -1,4 +1,5 @@
-/* Products with few rows: which they are, their blocks over batches and groups, the threads' shares. */
+/* Products with few rows: which they are, their blocks over batches and groups, the threads'
+ * shares. */
 #include <string.h>
 #include <xmmintrin.h>
 
@@ -13,8 +14,8 @@ typedef struct job {
     const fm_gemm_args *a;
     fmi_thin_kern kern;
     int n_problems, m_max, lanes;
-    int64_t blocks;          /* of one problem */
-    int64_t units;           /* blocks of all problems with rows */
+    int64_t blocks; /* of one problem */
+    int64_t units;  /* blocks of all problems with rows */
     size_t el, elc;
 } job;
 
@@ -59,7 +60,8 @@ static void place_rows(const job *j, const problem *p, float *x, int64_t kp, uin
 }
 
 /* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
-static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, char *scratch)
+static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next,
+                        char *scratch)
 {
     const fm_gemm_args *a = j->a;
     const fmi_thin_kern *kern = &j->kern;
@@ -81,11 +83,13 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
         b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
         b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
         b.ahead = !dense ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
-        if (nt) kern->nt(&b);
-        else kern->nn(&b);
+        if (nt)
+            kern->nt(&b);
+        else
+            kern->nn(&b);
         for (int r = 0; r < b.m; r++)
-            kern->store(p->c + (size_t)(r * a->ldc + at) * j->elc, acc + (int64_t)r * j->lanes, b.lanes,
-                        a->dtc == FM_DTYPE_BF16, a->accumulate);
+            kern->store(p->c + (size_t)(r * a->ldc + at) * j->elc, acc + (int64_t)r * j->lanes,
+                        b.lanes, a->dtc == FM_DTYPE_BF16, a->accumulate);
     }
 }
 
@@ -117,7 +121,8 @@ static void thin_thread(void *arg, int tid, int n_threads)
 bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
 {
     bool bf16 = a->dt == FM_DTYPE_BF16;
-    if ((!bf16 && a->dt != FM_DTYPE_F32) || a->kind == FM_GEMM_TN || isa < FM_ISA_AVX2) return false;
+    if ((!bf16 && a->dt != FM_DTYPE_F32) || a->kind == FM_GEMM_TN || isa < FM_ISA_AVX2)
+        return false;
     if (a->n <= 0 || a->k <= 0) return false;
     job j = {.ctx = ctx, .a = a};
     j.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
@@ -136,11 +141,16 @@ bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
     j.lanes = a->kind == FM_GEMM_NT ? FMI_THIN_LANES_NT : FMI_THIN_LANES_NN;
     j.blocks = (a->n + j.lanes - 1) / j.lanes;
     j.units = j.blocks * live;
-    if (isa >= FM_ISA_AMX && bf16) fmi_thin_amx(&j.kern);
-    else if (isa >= FM_ISA_AVX512) j.kern = bf16 ? fmi_thin_bf16_avx512 : fmi_thin_f32_avx512;
-    else j.kern = bf16 ? fmi_thin_bf16_avx2 : fmi_thin_f32_avx2;
+    if (isa >= FM_ISA_AMX && bf16)
+        fmi_thin_amx(&j.kern);
+    else if (isa >= FM_ISA_AVX512)
+        j.kern = bf16 ? fmi_thin_bf16_avx512 : fmi_thin_f32_avx512;
+    else
+        j.kern = bf16 ? fmi_thin_bf16_avx2 : fmi_thin_f32_avx2;
     double bytes = (double)live * (double)a->n * (double)a->k * (double)j.el;
-    if (bytes < WAKE_BYTES || ctx->n_threads == 1) thin_thread(&j, 0, 1);
-    else fmi_pool_run(ctx->pool, thin_thread, &j);
+    if (bytes < WAKE_BYTES || ctx->n_threads == 1)
+        thin_thread(&j, 0, 1);
+    else
+        fmi_pool_run(ctx->pool, thin_thread, &j);
     return true;
 }
