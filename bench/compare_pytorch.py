@@ -117,10 +117,11 @@ def torch_gemm(torch, kind, dtype, m, n, k, seconds):
     size = 2 if dtype == "bf16" else 4
     copies = max(2, min(512, (384 << 20) // (size * (m * k + n * k + m * n))))
     a_shape, b_shape = ((k, m), (k, n)) if kind == "TN" else ((m, k), (n, k) if kind == "NT" else (k, n))
-    sets = [(torch.randn(a_shape, dtype=t), torch.randn(b_shape, dtype=t)) for _ in range(copies)]
+    sets = [(torch.randn(a_shape, dtype=t), torch.randn(b_shape, dtype=t), torch.zeros((m, n), dtype=t))
+            for _ in range(copies)]
 
-    def call(a, b):
-        return torch.matmul(a.T if kind == "TN" else a, b.T if kind == "NT" else b)
+    def call(a, b, c):
+        torch.matmul(a.T if kind == "TN" else a, b.T if kind == "NT" else b, out=c)
 
     call(*sets[0])
     rates, i, end = [], 1, time.perf_counter() + seconds
