@@ -66,14 +66,6 @@ static inline void ffn_rows(char *dst, const void *x, const int32_t *token, int6
     }
 }
 
-/* acc [32, 32] = 32 rows in tile layout by one panel over `steps` steps. */
-static inline void ffn_block(const char *rows, const char *panel, int64_t steps, float *acc, int64_t ld)
-{
-    fmi_gemm_rows r = {.p = rows, .row_bytes = 64, .half_bytes = 1024, .step_bytes = STEP_BYTES,
-                       .k = 32 * steps, .rows = 32};
-    block(&r, panel, acc, ld, false, true, true);
-}
-
 /* The two halves of 32 bf16 values as floats. */
 static inline v16 ffn_low(__m512i v)
 {
