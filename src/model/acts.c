@@ -5,6 +5,13 @@
  * buffers per layer, inference (and recomputation) one set for all layers. */
 #include "model/internal.h"
 
+#define LOGIT_BLOCK ((int64_t)1 << 20) /* logits of a training step at a time: they stay in L2 */
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 typedef struct planner {
     fmi_arena arena;
     const fm_config *c;
@@ -173,8 +180,10 @@ static void plan_ends(planner *p, fm_acts *a, const fm_acts_opts *o)
         a->mtp_hf = take(p, T * D, p->F);
         a->mtp_rstd = take(p, T, p->F);
     }
-    a->logits = take(p, o->logit_rows * c->vocab_size, p->F);
-    a->lse = take(p, o->logit_rows, p->F);
+    a->logit_block = o->logit_rows;
+    if (o->backward) a->logit_block = smaller(LOGIT_BLOCK / c->vocab_size + 1, o->logit_rows);
+    a->logits = take(p, a->logit_block * c->vocab_size, p->F);
+    a->lse = take(p, a->logit_block, p->F);
 }
 
 /* Fills a (layer array of n entries and tmp already there) from the arena; base NULL measures. */

@@ -98,8 +98,9 @@ typedef struct fm_acts {
     void *mtp_h;                 /* [T, D] A after shared_head.norm */
     void *mtp_hf;                /* [T, D] F, unrounded: the hidden a further draft step reads */
     void *mtp_rstd;              /* [T] F */
-    void *logits;                /* [logit_rows, W] F */
-    void *lse;                   /* [logit_rows] F */
+    int64_t logit_block;         /* rows below: logit_rows, for training fewer */
+    void *logits;                /* [logit_block, W] F */
+    void *lse;                   /* [logit_block] F */
     struct fm_temp *tmp;         /* transients, acts.c */
     void *arena;                 /* device block everything above is carved from */
     size_t bytes;
