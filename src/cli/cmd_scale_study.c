@@ -298,7 +298,8 @@ static int work(const char *name, const char *dir, run_args *a)
     fm_status st = fm_study_work(dir, &o, &err);
     catch_signals(false);
     if (st == FM_E_CANCELLED) {
-        fprintf(stderr, "%s\ngo on with: fathom scale run %s\n", err.text, dir);
+        fprintf(stderr, "%s\ngo on with: fathom %s %s%s\n", err.text, name, strcmp(name, "scale run") ? "--out " : "",
+                dir);
         return CLI_DONE;
     }
     if (st) return cli_fail(name, "%s", err.text);
@@ -340,4 +341,102 @@ int cmd_scale_run(int argc, char **argv)
     if (rc != CLI_GO_ON) return rc;
     printf("%s/points.csv\n", args[0]);
     return CLI_DONE;
+}
+
+/* --- compare ------------------------------------------------------------------------------------------- */
+
+/* "a,b,c" into pointers; text is cut up. */
+static int split(char *text, const char **out, int cap)
+{
+    int n = 0;
+    for (char *p = text; p && *p && n < cap;) {
+        out[n++] = p;
+        p = strchr(p, ',');
+        if (p) *p++ = 0;
+    }
+    return n;
+}
+
+static bool is_study(const char *dir)
+{
+    char path[PATH_MAX];
+    return snprintf(path, sizeof path, "%s/plan.json", dir) < (int)sizeof path && !access(path, R_OK);
+}
+
+static int plan_comparison(const char *name, design_args *a, fm_study_compare_opts *o, const cli_list *ideas,
+                           const char *sizes)
+{
+    static char text[1024];
+    static const char *size[64];
+    fm_err err = {0};
+    fm_study_design d;
+    const fm_study_hooks hooks = {a, on_stage, on_planned};
+    if (!ideas->n) return cli_wrong(name, "--idea is missing");
+    if (!sizes || strlen(sizes) >= sizeof text) return cli_wrong(name, "--sizes: expected widths, as 64,96,128");
+    snprintf(text, sizeof text, "%s", sizes);
+    o->base = a->o;
+    o->ideas = ideas->item;
+    o->n_ideas = ideas->n;
+    o->sizes = size;
+    o->n_sizes = split(text, size, CLI_COUNT(size));
+    if (fm_study_compare_make(o, &hooks, &d, &err)) return cli_fail(name, "%s", err.text);
+    print_design(a, &d);
+    return CLI_GO_ON;
+}
+
+static int print_comparison(const char *name, const char *dir, bool json)
+{
+    fm_err err = {0};
+    fm_text text = {0};
+    if (fm_study_compare_report(dir, &text, &err)) return cli_fail(name, "%s", err.text);
+    if (json) printf("{\"report\": \"%s/compare.json\"}\n", dir);
+    else fwrite(text.data, 1, text.n, stdout);
+    fm_text_deinit(&text);
+    return CLI_DONE;
+}
+
+int cmd_scale_compare(int argc, char **argv)
+{
+    static design_args a;
+    static run_args r;
+    char **args;
+    const char *sizes = NULL;
+    int n_args;
+    int64_t seeds = 3, evals = 20;
+    cli_list ideas = {0};
+    fm_study_compare_opts o = {0};
+    a = (design_args){0};
+    r = (run_args){.last_plain = 60};
+    const cli_option options[] = {
+        {"idea", CLI_LIST, &ideas, "NAME=RECIPE[@PROGRAM]", "settings over the baseline's, and another build"},
+        {"sizes", CLI_TEXT, &sizes, "A,B,C", "widths of the family"},
+        {"seeds", CLI_INT, &seeds, "N", "of every size (default 3)"},
+        {"tokens", CLI_REAL, &o.tokens, "N", "of every run"},
+        {"tokens-per-param", CLI_REAL, &o.tokens_per_param, "R", "else so many for each active one (20)"},
+        {"evals", CLI_INT, &evals, "N", "points of a loss curve (default 20)"},
+        {"minutes", CLI_REAL, &a.o.minutes, "N", "refuse what takes longer"},
+        DATA_OPTIONS(a), RUN_OPTIONS(r), CLI_OPT_OUT(&a.c), CLI_OPT_RECIPE(&a.c), CLI_OPT_SET(&a.c),
+        CLI_OPT_THREADS(&a.c), CLI_OPT_DRY_RUN(&a.c), CLI_OPT_JSON(&a.c),
+    };
+    const cli_command command = {
+        "scale compare", "--idea NAME=RECIPE.ini[@PROGRAM].. --sizes A,B,C (--text FILE.. | --data DIR) --out DIR",
+        "Trains baseline and ideas at several sizes and seeds on the same data and says how much less compute and "
+        "time an idea takes to the same held-out loss, with 95% intervals, and whether that grows with size. The "
+        "baseline's settings are --recipe and --set. On a directory that is there it goes on and reports.",
+        options, CLI_COUNT(options), CLI_LIST_MAX};
+    int rc = cli_parse(&command, argc, argv, &args, &n_args);
+    if (rc == CLI_GO_ON) rc = find_program(command.name);
+    if (rc != CLI_GO_ON) return rc;
+    if (!small(seeds) || !small(evals) || !(r.lease >= 0) || !(o.tokens >= 0) || !(o.tokens_per_param >= 0))
+        return cli_wrong(command.name, "--seeds, --evals, --tokens, --lease: out of range");
+    o.seeds = (int)seeds;
+    o.evals = (int)evals;
+    bool there = a.c.out && is_study(a.c.out);
+    if (!there) rc = fill(command.name, &a, args, n_args);
+    if (rc == CLI_GO_ON && !there) rc = plan_comparison(command.name, &a, &o, &ideas, sizes);
+    if (rc == CLI_GO_ON && a.c.dry_run) return CLI_DONE;
+    r.c = a.c;
+    r.workers = a.workers;
+    if (rc == CLI_GO_ON) rc = work(command.name, a.c.out, &r);
+    return rc == CLI_GO_ON ? print_comparison(command.name, a.c.out, a.c.json) : rc;
 }

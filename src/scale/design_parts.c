@@ -240,12 +240,44 @@ void fmi_design_free(fmi_design *d)
 /* --- speed
  * ------------------------------------------------------------------------------------------- */
 
+/* A setting of study.ini; 0 where it is absent or auto. */
+static double given(const fmi_design *d, const char *key)
+{
+    const char *v = fmi_ini_get(d->ini, key);
+    return v && strcmp(v, "auto") ? strtod(v, NULL) : 0;
+}
+
 typedef struct probing {
     fmi_child child;
     fmi_study_size size;
     char dir[48];
     double wall;
 } probing;
+
+/* What every run's command begins with. */
+static void common_args(const fmi_design *d, const char *program, const json_t *set, fmi_args *a)
+{
+    fmi_args_add(a, "%s", program ? program : d->o.program);
+    fmi_args_add(a, "pretrain");
+    fmi_args_add(a, "--data=data");
+    fmi_args_add(a, "--recipe=study.ini");
+    fmi_args_add(a, "--preset=nano");
+    fmi_args_add(a, "--json");
+    if (d->o.threads) fmi_args_add(a, "--threads=%d", d->o.threads);
+    for (size_t i = 0; i < json_array_size(set); i++)
+        fmi_args_add(a, "--set=%s", json_string_value(json_array_get(set, i)));
+}
+
+fm_status fmi_design_check(const fmi_design *d, const json_t *set, const char *program, fm_err *err)
+{
+    fmi_args a = {0};
+    common_args(d, program, set, &a);
+    fmi_args_add(&a, "--tokens=100000");
+    fmi_args_add(&a, "--dry-run");
+    fm_status st = fmi_child_run(&a, d->tmp, NULL, err);
+    fmi_args_free(&a);
+    return st;
+}
 
 static fm_status probe_start(fmi_design *d, int width, probing *p, fm_err *err)
 {
@@ -255,19 +287,13 @@ static fm_status probe_start(fmi_design *d, int width, probing *p, fm_err *err)
         set ? fmi_family_sets(&d->o, d->ini, width, set, err) : FM_FAIL(err, FM_E_NOMEM, "a probe");
     if (!st) st = fmi_family_count(d->ini, set, d->vocab, d->o.seq, &p->size, err);
     snprintf(p->dir, sizeof p->dir, "probe/w%d", width);
-    int64_t rows = 4096 / d->o.seq > 0 ? 4096 / d->o.seq : 1, batch = rows * d->o.seq;
-    fmi_args_add(&a, "%s", d->o.program);
-    fmi_args_add(&a, "pretrain");
-    fmi_args_add(&a, "--data=data");
-    fmi_args_add(&a, "--recipe=study.ini");
-    fmi_args_add(&a, "--preset=nano");
+    int64_t batch = given(d, "train.batch") > 0 ? (int64_t)given(d, "train.batch") : 4096;
+    if (batch < d->o.seq) batch = d->o.seq;
+    batch = batch / d->o.seq * d->o.seq;
+    common_args(d, NULL, set, &a);
+    fmi_args_add(&a, "--prompt=");
     fmi_args_add(&a, "--out=%s", p->dir);
     fmi_args_add(&a, "--tokens=%lld", (long long)(batch * PROBE_STEPS));
-    if (d->o.threads) fmi_args_add(&a, "--threads=%d", d->o.threads);
-    fmi_args_add(&a, "--prompt=");
-    fmi_args_add(&a, "--json");
-    for (size_t i = 0; i < json_array_size(set); i++)
-        fmi_args_add(&a, "--set=%s", json_string_value(json_array_get(set, i)));
     if (!fmi_ini_get(d->ini, "train.batch"))
         fmi_args_add(&a, "--set=train.batch=%lld", (long long)batch);
     fmi_args_add(&a, "--set=train.evals=0");
@@ -389,12 +415,6 @@ double fmi_design_seconds(const fmi_design *d, double M, double tokens, double e
 
 /* --- plan
  * -------------------------------------------------------------------------------------------- */
-
-static double given(const fmi_design *d, const char *key)
-{
-    const char *v = fmi_ini_get(d->ini, key);
-    return v && strcmp(v, "auto") ? strtod(v, NULL) : 0;
-}
 
 void fmi_design_laws(const fmi_design *d, double M, double tokens, fm_study_run *r)
 {

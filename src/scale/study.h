@@ -162,6 +162,8 @@ void fmi_design_free(fmi_design *d); /* removes tmp */
 void fmi_design_stage(const fmi_design *d, const char *stage, const char *detail);
 /* Measures a run of this width; `workers` of them at once. */
 fm_status fmi_design_probe(fmi_design *d, const int *width, int n, fm_err *err);
+/* Whether the program takes these settings (a dry run); FM_E_IO with its message. NULL: o.program. */
+fm_status fmi_design_check(const fmi_design *d, const json_t *set, const char *program, fm_err *err);
 /* Expected seconds of a run of M over tokens, its start, evaluations of `eval_tokens` and save
  * counted. */
 double fmi_design_seconds(const fmi_design *d, double M, double tokens, double eval_tokens);
