@@ -154,6 +154,8 @@ typedef struct fm_scale_power {
     char term[2][8]; /* "N", "D", "C" */
     double rms;      /* of ln y */
     int n;
+    double ratio, ratio_rms; /* the sweeps' optima over the published law's (N: all parameters):
+                                geometric mean, rms of ln about it */
 } fm_scale_power;
 
 /* Laws of the best batch and learning rate over (size, tokens) groups of a sweep. */

@@ -22,6 +22,7 @@ void fm_scale_fit_free(fm_scale_fit *f)
         fmi_free(f->in[c].fitted);
         fmi_free(f->in[c].draws);
         fmi_free(f->in[c].valley_draws);
+        fmi_free(f->in[c].moved);
     }
     fmi_free(f->points.p);
     fmi_free(f);

@@ -37,6 +37,8 @@ typedef struct fmi_view {
     fmi_valley_draw valley; /* the minima's lines                        */
     fmi_valley_draw *valley_draws;
     int n_valley_draws;
+    double *moved; /* [n] loss at the budget's C; valid where slice >= 0 */
+    int *slice;    /* [n] the valley's budget, -1 none; in moved's block */
 } fmi_view;
 
 struct fm_scale_fit {
@@ -69,6 +71,10 @@ void fmi_cloud_deinit(fmi_cloud *s);
 
 /* Points drawn with replacement inside each budget, or among all where there are none. from[n]. */
 void fmi_resample(const fmi_cloud *s, uint64_t seed, fmi_draw_of of, int round, int *from);
+
+/* Loss of the surface at its best size and tokens for C, and the band of the draws. */
+typedef enum fmi_band_of { FMI_BAND_SIZE, FMI_BAND_TOKENS, FMI_BAND_LOSS } fmi_band_of;
+fm_scale_value fmi_law_band(const fmi_view *v, fmi_band_of what, double ln_c, double *scratch);
 
 fm_status fmi_fit_envelope(const fmi_cloud *s, const fm_scale_options *o, fm_scale_envelope *out,
                            fm_err *err);

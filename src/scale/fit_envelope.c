@@ -77,9 +77,13 @@ static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, i
     for (int i = 0; i < s->n; i++) pick[i] = i;
     out->n = envelope(s, t, pick, best, scratch, &at);
     if (out->n < 3) {
-        snprintf(out->why, sizeof out->why,
-                 "%d points on the envelope; a line with residuals needs three%s", out->n,
-                 t->n < 2 ? " (one budget only)" : "");
+        if (t->n < 2)
+            snprintf(out->why, sizeof out->why,
+                     "one budget only; a line with residuals needs three");
+        else
+            snprintf(out->why, sizeof out->why,
+                     "%d point%s on the envelope; a line with residuals needs three", out->n,
+                     out->n == 1 ? "" : "s");
         return FM_OK;
     }
     out->residuals = (fm_scale_residuals){.n = out->n, .worst = -1};

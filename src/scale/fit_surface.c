@@ -21,12 +21,14 @@ static int distinct(const double *ln, int n, double gap)
     return count;
 }
 
-/* What the points must hold for the constants to be determined. */
+/* What the points must hold for the constants to be determined. Three points to spare: with fewer,
+ * most draws of the bootstrap hold no more points than constants, and intervals miss the truth. */
 static bool enough(const fmi_cloud *s, bool with_s, char *why)
 {
-    int need = with_s ? 7 : 6;
+    int constants = with_s ? 6 : 5, need = constants + 3;
     if (s->n < need)
-        snprintf(why, FM_SCALE_WHY_MAX, "%d points; %d constants need at least %d", s->n, need - 1,
+        snprintf(why, FM_SCALE_WHY_MAX,
+                 "%d points; %d constants and their intervals need at least %d", s->n, constants,
                  need);
     else if (distinct(s->ln_x, s->n, 1e-3) < 3)
         snprintf(why, FM_SCALE_WHY_MAX, "fewer than three sizes");

@@ -16,7 +16,7 @@
 
 typedef struct group {
     int first, n; /* runs in the sorted order */
-    double ln_n, ln_d, ln_c;
+    double ln_n, ln_all, ln_d, ln_c;
 } group;
 
 typedef struct sweep {
@@ -70,7 +70,9 @@ static void find_groups(sweep *w, int n_points)
     for (int a = 0, b; a < n_points; a = b) {
         const fm_scale_point *q = &w->p[w->order[a]];
         for (b = a + 1; b < n_points && same_place(q, &w->p[w->order[b]]);) b++;
-        group g = {a, b - a, log(q->params > 0 ? q->params : q->m), log(q->tokens), log(q->flops)};
+        double size = q->params > 0 ? q->params : q->m;
+        double all = q->params_total > 0 ? q->params_total : size;
+        group g = {a, b - a, log(size), log(all), log(q->tokens), log(q->flops)};
         if (is_sweep(w, &g)) w->groups[w->n++] = g;
     }
 }
@@ -135,6 +137,26 @@ static bool fit_law(const sweep *w, const law *l, const int *pick, const double 
     return plane(w->n, v, x, n_terms, c);
 }
 
+/* The published law of the same form, at a group. */
+static double published(const law *l, const group *g)
+{
+    double c = exp(g->ln_c), d = exp(g->ln_d);
+    if (*l->terms == 'C') return l->y ? fm_scale_batch_deepseek(c) : fm_scale_lr_deepseek(c);
+    return l->y ? fm_scale_batch_step_law(d) : fm_scale_lr_step_law(exp(g->ln_all), d);
+}
+
+static void compare(const sweep *w, const law *l, const double *y)
+{
+    double sum = 0, square = 0;
+    for (int i = 0; i < w->n; i++) {
+        double r = y[2 * i + l->y] - log(published(l, &w->groups[i]));
+        sum += r / w->n;
+        square += r * r / w->n;
+    }
+    l->out->ratio = exp(sum);
+    l->out->ratio_rms = sqrt(fmax(square - sum * sum, 0));
+}
+
 static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, const double *y,
                     const double *draws, const int *picks, double *work, int *whole)
 {
@@ -161,6 +183,7 @@ static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, con
         out->rms += r * r / n;
     }
     out->rms = sqrt(out->rms);
+    compare(w, l, y);
     for (int round = 0; round < o->n_bootstrap; round++) {
         double d[3];
         if (!fit_law(w, l, picks + (size_t)round * (size_t)n, draws + (size_t)round * 2 * (size_t)n,

@@ -49,6 +49,21 @@ void fmi_frontier(const fmi_lines *at, const void *draws, size_t stride, int n, 
                                 n, true, scratch);
 }
 
+static double on_line(const fmi_constants *k, const fmi_cloud *s, fmi_band_of what, double ln_c)
+{
+    fmi_lines l = fmi_law_lines(k, s->power, s->factor, s->ln_s_mean);
+    double x = l.ln_size_scale + l.size_exponent * ln_c;
+    double d = l.ln_token_scale + l.token_exponent * ln_c;
+    if (what == FMI_BAND_SIZE) return exp(x);
+    return exp(what == FMI_BAND_TOKENS ? d : fmi_law_ln_loss(k, x, d, s->ln_s_mean));
+}
+
+fm_scale_value fmi_law_band(const fmi_view *v, fmi_band_of what, double ln_c, double *scratch)
+{
+    for (int i = 0; i < v->n_draws; i++) scratch[i] = on_line(&v->draws[i], &v->cloud, what, ln_c);
+    return fmi_interval(on_line(&v->at, &v->cloud, what, ln_c), scratch, v->n_draws);
+}
+
 /* --- predictions ------------------------------------------------------------------------------ */
 
 /* A draw's ln loss, with the scatter of one run about the fit. */
