@@ -223,7 +223,7 @@ typedef struct run_args {
     double lease;
     bool keep, retry, reindex;
     int drawn;          /* lines of the board on the terminal */
-    double last_plain;  /* seconds_left's sibling: when a plain line was last printed */
+    double last_plain;  /* ticks since a plain line was printed */
 } run_args;
 
 static void wipe(run_args *a)
@@ -258,6 +258,7 @@ static void on_board(void *arg, const fm_study_board *b)
 {
     run_args *a = arg;
     cli_buf n;
+    char line[256];
     if (!cli_is_terminal()) {
         if (a->last_plain++ < 60) return; /* a tick is a second */
         a->last_plain = 0;
@@ -269,9 +270,10 @@ static void on_board(void *arg, const fm_study_board *b)
     a->drawn = 1;
     for (int i = 0; i < b->n_lines && i < BOARD_LINES_MAX; i++, a->drawn++) {
         int full = (int)(20 * b->line[i].fraction);
-        fprintf(stderr, "  %-22s [%-20.*s] %3.0f%%  loss %.3f  %s tokens/s%s\n", b->line[i].id,
-                full > 20 ? 20 : full, "####################", 100 * b->line[i].fraction, b->line[i].loss,
-                cli_count(b->line[i].tokens_per_second, &n), b->line[i].mine ? "" : "  (another process)");
+        snprintf(line, sizeof line, "  %-22s [%-20.*s] %3.0f%%  loss %.3f  %s tokens/s%s", b->line[i].id,
+                 full > 20 ? 20 : full, "####################", 100 * b->line[i].fraction, b->line[i].loss,
+                 cli_count(b->line[i].tokens_per_second, &n), b->line[i].mine ? "" : "  (another process)");
+        fprintf(stderr, "%.*s\n", cli_width() - 1, line);
     }
     fflush(stderr);
 }

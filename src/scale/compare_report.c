@@ -18,6 +18,7 @@
 #define METRICS_BYTES_MAX ((size_t)1 << 30)
 #define POINTS_MAX 2048
 #define PAIRS_MAX 1024
+#define SLOPE_MIN 1e-9 /* rounding of equal speed-ups is no trend */
 
 typedef struct curve {
     int n;
@@ -188,7 +189,9 @@ static const char *trend_word(interval v)
 {
     if (isnan(v.value)) return "one size: no trend can be told";
     if (isnan(v.low)) return "too few pairs for an interval";
-    return v.low > 0 ? "grows with size" : v.high < 0 ? "shrinks with size" : "neither growth nor fall is shown";
+    return v.low > SLOPE_MIN    ? "grows with size"
+           : v.high < -SLOPE_MIN ? "shrinks with size"
+                                 : "neither growth nor fall is shown";
 }
 
 typedef struct judged {

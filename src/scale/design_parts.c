@@ -251,6 +251,7 @@ typedef struct probing {
     fmi_child child;
     fmi_study_size size;
     char dir[48];
+    int copy;
     double wall;
 } probing;
 
@@ -286,7 +287,7 @@ static fm_status probe_start(fmi_design *d, int width, probing *p, fm_err *err)
     fm_status st =
         set ? fmi_family_sets(&d->o, d->ini, width, set, err) : FM_FAIL(err, FM_E_NOMEM, "a probe");
     if (!st) st = fmi_family_count(d->ini, set, d->vocab, d->o.seq, &p->size, err);
-    snprintf(p->dir, sizeof p->dir, "probe/w%d", width);
+    snprintf(p->dir, sizeof p->dir, "probe/w%d-%d", width, p->copy);
     int64_t batch = given(d, "train.batch") > 0 ? (int64_t)given(d, "train.batch") : 4096;
     if (batch < d->o.seq) batch = d->o.seq;
     batch = batch / d->o.seq * d->o.seq;
@@ -342,9 +343,22 @@ static fm_status probe_read(fmi_design *d, const probing *p, double *rate, doubl
     return st;
 }
 
+/* Where M stands among the probes, in ascending order; made if it is not there. */
+static int probe_slot(fmi_design *d, const fmi_study_size *size)
+{
+    int k = 0;
+    while (k < d->n_probes && d->probe[k].width != size->width) k++;
+    if (k < d->n_probes) return k;
+    for (d->n_probes++; k > 0 && d->probe[k - 1].M > size->M; k--) d->probe[k] = d->probe[k - 1];
+    memset(&d->probe[k], 0, sizeof d->probe[k]);
+    d->probe[k].width = size->width;
+    d->probe[k].M = size->M;
+    return k;
+}
+
 static fm_status probe_end(fmi_design *d, probing *p, fm_err *err)
 {
-    char why[FM_STUDY_WHY_MAX], note[128];
+    char why[FM_STUDY_WHY_MAX];
     double rate = 0, elapsed = 0;
     if (!WIFEXITED(p->child.status) || WEXITSTATUS(p->child.status)) {
         fmi_child_message(&p->child, why, sizeof why);
@@ -352,41 +366,46 @@ static fm_status probe_end(fmi_design *d, probing *p, fm_err *err)
     }
     fm_status st = probe_read(d, p, &rate, &elapsed, err);
     if (st) return st;
-    int k = d->n_probes++;
-    for (; k > 0 && d->probe[k - 1].M > p->size.M; k--) d->probe[k] = d->probe[k - 1];
-    d->probe[k].width = p->size.width;
-    d->probe[k].M = p->size.M;
-    d->probe[k].seconds_per_token = rate;
-    d->probe[k].overhead_s = p->wall > elapsed ? p->wall - elapsed : 0;
-    snprintf(note, sizeof note, "width %d: %.0f tokens/s, %.3g FLOP/s", p->size.width, 1 / rate,
-             p->size.M / rate);
-    fmi_design_stage(d, "speed", note);
+    int k = probe_slot(d, &p->size), n = d->probe[k].copies++;
+    d->probe[k].seconds_per_token = (d->probe[k].seconds_per_token * n + rate) / (n + 1);
+    d->probe[k].overhead_s = (d->probe[k].overhead_s * n + fmax(0, p->wall - elapsed)) / (n + 1);
     return FM_OK;
 }
 
+/* As many at once as there will be workers, so that what they take from each other is in the figures. */
 fm_status fmi_design_probe(fmi_design *d, const int *width, int n, fm_err *err)
 {
     probing p[FMI_PROBES_MAX];
     fm_status st = FM_OK;
     int at_once = d->o.workers < FMI_PROBES_MAX ? d->o.workers : FMI_PROBES_MAX;
+    int jobs = n > at_once ? n : at_once;
     memset(p, 0, sizeof p);
-    for (int i = 0; i < n && !st; i += at_once) {
-        int k = n - i < at_once ? n - i : at_once, live = 0;
-        for (; live < k && !st; live++) st = probe_start(d, width[i + live], &p[live], err);
+    for (int i = 0; i < jobs && !st; i += at_once) {
+        int k = jobs - i < at_once ? jobs - i : at_once, live = 0;
+        for (; live < k && !st; live++) {
+            p[live].copy = i + live;
+            st = probe_start(d, width[(i + live) % n], &p[live], err);
+        }
         bool all = false;
         while (!st && !all) {
             all = true;
             for (int j = 0; j < k; j++) {
                 if (!p[j].child.pid) continue;
-                if (fmi_child_poll(&p[j].child))
-                    p[j].wall = fmi_clock_s() - p[j].child.began;
-                else
-                    all = false;
+                if (fmi_child_poll(&p[j].child)) p[j].wall = fmi_clock_s() - p[j].child.began;
+                else all = false;
             }
             if (!all) poll(NULL, 0, 5);
         }
         for (int j = 0; j < k && !st; j++) st = probe_end(d, &p[j], err);
-        for (int j = 0; j < live && j < k; j++) fmi_child_end(&p[j].child);
+        for (int j = 0; j < live; j++) fmi_child_end(&p[j].child);
+    }
+    for (int i = 0; i < n && !st; i++) {
+        char note[128];
+        fmi_study_size s = {.width = width[i]};
+        int k = probe_slot(d, &s);
+        snprintf(note, sizeof note, "width %d: %.0f tokens/s, %.3g FLOP/s", width[i],
+                 1 / d->probe[k].seconds_per_token, d->probe[k].M / d->probe[k].seconds_per_token);
+        fmi_design_stage(d, "speed", note);
     }
     char *path = fmi_format("%s/probe", d->tmp);
     if (path) fmi_tree_remove(path, NULL);

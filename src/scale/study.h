@@ -149,8 +149,8 @@ typedef struct fmi_design {
     int vocab;
     int n_probes;
     struct {
-        int width;
-        double M, seconds_per_token, overhead_s;
+        int width, copies;
+        double M, seconds_per_token, overhead_s; /* means over copies */
     } probe[FMI_PROBES_MAX];
     json_t *runs; /* of plan.json */
 } fmi_design;
@@ -160,7 +160,7 @@ fm_status fmi_design_open(const fm_study_design_opts *o, const fm_study_hooks *h
                           const char *own_settings, fmi_design *d, fm_err *err);
 void fmi_design_free(fmi_design *d); /* removes tmp */
 void fmi_design_stage(const fmi_design *d, const char *stage, const char *detail);
-/* Measures a run of this width; `workers` of them at once. */
+/* Measures runs of these widths, o.workers at once; n <= FMI_PROBES_MAX. */
 fm_status fmi_design_probe(fmi_design *d, const int *width, int n, fm_err *err);
 /* Whether the program takes these settings (a dry run); FM_E_IO with its message. NULL: o.program. */
 fm_status fmi_design_check(const fmi_design *d, const json_t *set, const char *program, fm_err *err);
