@@ -32,23 +32,24 @@ enum {
     N_FIELDS
 };
 
-/* The first name is the field's own. Earlier names win over later ones. */
+/* A field and the columns that are it; earlier names win. A smoothed loss goes before the last
+ * batch's. */
 static const struct {
-    const char *names[8];
+    const char *own, *names[8];
 } fields[N_FIELDS] = {
-    [PARAMS] = {{"params", "n", "n_params", "parameters", "size", "eff_params"}},
-    [ACTIVE] = {{"active", "na", "n_active", "active_params", "params_active"}},
-    [TOTAL] = {{"params_total", "total_params", "n_total", "total"}},
-    [M] = {{"m", "nonembed_flops_per_token", "flops_per_token", "m_flops"}},
-    [TOKENS] = {{"tokens", "d", "n_tokens", "training_tokens"}},
-    [FLOPS] = {{"flops", "c", "compute", "training_flops"}},
-    [LOSS] = {{"smooth_loss", "loss", "l", "val_loss", "final_loss", "val_bpb", "bpb"}},
-    [LR] = {{"lr", "learning_rate", "lr_peak"}},
-    [BATCH] = {{"batch_tokens", "batch"}},
-    [BATCH_SEQS] = {{"batch_seqs"}},
-    [SEQ] = {{"seq_len", "seq_length"}},
-    [STEPS] = {{"steps", "n_steps"}},
-    [BUDGET] = {{"budget"}},
+    [PARAMS] = {"params", {"params", "n", "n_params", "parameters", "size", "eff_params"}},
+    [ACTIVE] = {"active", {"active", "na", "n_active", "active_params", "params_active"}},
+    [TOTAL] = {"params_total", {"params_total", "total_params", "n_total", "total"}},
+    [M] = {"m", {"m", "nonembed_flops_per_token", "flops_per_token", "m_flops"}},
+    [TOKENS] = {"tokens", {"tokens", "d", "n_tokens", "training_tokens"}},
+    [FLOPS] = {"flops", {"flops", "c", "compute", "training_flops"}},
+    [LOSS] = {"loss", {"smooth_loss", "loss", "l", "val_loss", "final_loss", "val_bpb", "bpb"}},
+    [LR] = {"lr", {"lr", "learning_rate", "lr_peak"}},
+    [BATCH] = {"batch_tokens", {"batch_tokens", "batch"}},
+    [BATCH_SEQS] = {"batch_seqs", {"batch_seqs"}},
+    [SEQ] = {"seq_len", {"seq_len", "seq_length"}},
+    [STEPS] = {"steps", {"steps", "n_steps"}},
+    [BUDGET] = {"budget", {"budget"}},
 };
 
 typedef struct reader {
@@ -117,7 +118,7 @@ static fm_status override(reader *r, const char *pair, fm_err *err)
 {
     size_t n = strcspn(pair, "=");
     for (int f = 0; f < N_FIELDS; f++) {
-        if (strlen(fields[f].names[0]) != n || strncasecmp(fields[f].names[0], pair, n)) continue;
+        if (strlen(fields[f].own) != n || strncasecmp(fields[f].own, pair, n)) continue;
         if (pair[n] && !strcmp(pair + n, "=-")) return r->column[f] = -1, FM_OK;
         r->column[f] = pair[n] ? header_index(r, pair + n + 1) : -1;
         if (r->column[f] < 0)
