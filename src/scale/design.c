@@ -277,7 +277,8 @@ static fm_status check_opts(const fm_study_design_opts *o, fm_err *err)
 static fm_status check_settings(const fmi_design *d, fm_err *err)
 {
     json_t *set = json_array();
-    fm_status st = set ? fmi_family_sets(&d->o, d->ini, 64, set, err) : FM_FAIL(err, FM_E_NOMEM, "settings");
+    fm_status st =
+        set ? fmi_family_sets(&d->o, d->ini, 64, set, err) : FM_FAIL(err, FM_E_NOMEM, "settings");
     if (!st) st = fmi_design_check(d, set, NULL, err);
     json_decref(set);
     return st;
@@ -293,8 +294,8 @@ static fm_status largest_size(const fmi_design *d, const family *f, double *M, f
     return st;
 }
 
-/* Doubling widths until the largest size of the design is covered. Four at first, since with fewer the
- * budgets that fit the time are not known either; a trial must itself stay short. */
+/* Doubling widths until the largest size of the design is covered. Four at first, since with fewer
+ * the budgets that fit the time are not known either; a trial must itself stay short. */
 static fm_status measure(fmi_design *d, const family *f, fm_err *err)
 {
     int ladder[4], n = 0;
@@ -308,7 +309,8 @@ static fm_status measure(fmi_design *d, const family *f, fm_err *err)
     for (int w = ladder[n - 1] * 2; !st && n == 4 && d->n_probes < FMI_PROBES_MAX; w *= 2) {
         st = largest_size(d, f, &most, err);
         if (st || most < 1.5 * d->probe[d->n_probes - 1].M) break;
-        if (w > 4096 || fmi_design_seconds(d, 6 * d->probe[d->n_probes - 1].M, 8 * 4096, 0) > 60) break;
+        if (w > 4096 || fmi_design_seconds(d, 6 * d->probe[d->n_probes - 1].M, 8 * 4096, 0) > 60)
+            break;
         st = fmi_design_probe(d, &w, 1, err);
     }
     return st;
