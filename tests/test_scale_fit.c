@@ -304,6 +304,29 @@ static void step_law(void **state)
     }
 }
 
+/* Four optima in each of three countings of nanochat's study: the exponents of its log inside. */
+static void nanochat(void **state)
+{
+    (void)state;
+    static const double published[3][2] = {{0.54, 0.49}, {0.37, 0.50}, {0.70, 0.41}};
+    fm_scale_points *all = points_of(DATA "nanochat_isoflop_optima.csv");
+    assert_int_equal(fm_scale_points_count(all), 12);
+    for (int k = 0; k < 3; k++) {
+        fm_scale_points *p = NULL;
+        assert_int_equal(fm_scale_points_new(&p, NULL), FM_OK);
+        for (int i = 4 * k; i < 4 * k + 4; i++)
+            assert_int_equal(fm_scale_points_add(p, fm_scale_points_get(all, i), "x", NULL), FM_OK);
+        fm_scale_fit *f = fitted(p, (fm_scale_options){0});
+        const fm_scale_envelope *e = &fm_scale_fit_view(f, FM_SCALE_N)->envelope;
+        assert_true(e->done && e->n == 4);
+        assert_true(inside(e->frontier.size_exponent, published[k][0]));
+        assert_true(inside(e->frontier.token_exponent, published[k][1]));
+        fm_scale_fit_free(f);
+        fm_scale_points_free(p);
+    }
+    fm_scale_points_free(all);
+}
+
 static void published_laws(void **state)
 {
     (void)state;
@@ -485,6 +508,7 @@ int main(void)
         cmocka_unit_test(bias_of_the_exponent),
         cmocka_unit_test(chinchilla),
         cmocka_unit_test(step_law),
+        cmocka_unit_test(nanochat),
         cmocka_unit_test(published_laws),
         cmocka_unit_test(prediction),
         cmocka_unit_test(seeds),
