@@ -1,6 +1,6 @@
 /* The family of shapes: one rule from width to everything else, so that a study varies one number.
  *
- *   width      d: 16, 24, 32 ..; multiples of 8 to 128, of 16 to 256, of 32 to 512, and so on
+ *   width      d: 24, 32 ..; multiples of 8 to 128, of 16 to 256, of 32 to 512, and so on
  *   layers     round(2 + d/64), the first of them dense
  *   heads      round(d / (2 x no-position head dim)), at least 1; head dims fixed: 16 + 8 rotary,
  * values 16 (those three may be set in study.ini: wide models want wider heads) latents    queries
@@ -26,7 +26,7 @@ int fmi_family_next(int width)
 {
     int step = 8;
     for (int w = 128; w <= width && step < 256; w *= 2) step *= 2;
-    int next = width < 16 ? 16 : width / step * step + step;
+    int next = width < 24 ? 24 : width / step * step + step;
     return next <= WIDTH_MAX ? next : 0;
 }
 

@@ -10,7 +10,9 @@
 #include "io/file.h"
 #include "scale/study.h"
 
-#define PROBE_STEPS 8 /* the first ones warm up and are left out */
+#define PROBE_STEPS_MIN 8 /* the first ones warm up and are left out */
+#define PROBE_STEPS_MAX 48
+#define PROBE_FLOPS 4e11 /* of small models: a step of theirs is short, and its time noisy */
 #define PROBE_WARM 3
 #define PROBE_LINES 64
 
@@ -59,10 +61,12 @@ static fm_status probe_start(fmi_design *d, int width, probing *p, fm_err *err)
         fmi_design_given(d, "train.batch") > 0 ? (int64_t)fmi_design_given(d, "train.batch") : 4096;
     if (batch < d->o.seq) batch = d->o.seq;
     batch = batch / d->o.seq * d->o.seq;
+    double steps = PROBE_FLOPS / ((double)batch * (p->size.M > 0 ? p->size.M : 1));
+    steps = fmin(fmax(floor(steps), PROBE_STEPS_MIN), PROBE_STEPS_MAX);
     common_args(d, NULL, set, &a);
     fmi_args_add(&a, "--prompt=");
     fmi_args_add(&a, "--out=%s", p->dir);
-    fmi_args_add(&a, "--tokens=%lld", (long long)(batch * PROBE_STEPS));
+    fmi_args_add(&a, "--tokens=%lld", (long long)(batch * (int64_t)steps));
     if (!fmi_ini_get(d->ini, "train.batch"))
         fmi_args_add(&a, "--set=train.batch=%lld", (long long)batch);
     fmi_args_add(&a, "--set=train.evals=0");
