@@ -224,7 +224,10 @@ static void test_leases(void **state)
     /* A process of this host that is gone: at once, however fresh. */
     pid_t dead = fork();
     if (!dead) _exit(0);
+    while (!fmi_process_gone(dead)) usleep(1000); /* a zombie */
     waitpid(dead, NULL, 0);
+    assert_true(fmi_process_gone(dead));
+    assert_false(fmi_process_gone(getpid()));
     snprintf(foreign, sizeof foreign, "%s/queue/doing/r01.%ld%s", dir, (long)dead,
              strchr(self, '.'));
     snprintf(path, sizeof path, "%s/queue/todo/r01", dir);

@@ -260,10 +260,29 @@ static void wipe(run_args *a)
     for (; a->drawn > 0; a->drawn--) fputs("\x1b[1A\x1b[2K", stderr);
 }
 
+/* One object a line. */
+static void json_event(fm_study_event e, const fm_study_run *r, const char *note)
+{
+    static const char *const names[] = {"started", "taken_back", "ended", "released"};
+    printf("{\"event\": \"%s\", \"id\": \"%s\", \"status\": \"%s\", ", names[e], r->id,
+           fm_study_state_name(r->state));
+    if (e == FM_STUDY_ENDED && r->state == FM_STUDY_DONE)
+        printf("\"loss\": %.9g, \"bits_per_byte\": %.9g, \"seconds\": %.3f, ", r->loss,
+               r->bits_per_byte, r->wall_seconds);
+    printf("\"note\": ");
+    cli_json_string(note);
+    printf("}\n");
+    fflush(stdout);
+}
+
 static void on_event(void *arg, fm_study_event e, const fm_study_run *r, const char *note)
 {
     run_args *a = arg;
     cli_buf t;
+    if (a->c.json) {
+        json_event(e, r, note);
+        return;
+    }
     wipe(a);
     if (e == FM_STUDY_STARTED)
         fprintf(stderr, "%-22s started\n", r->id);
@@ -293,6 +312,7 @@ static void on_board(void *arg, const fm_study_board *b)
     run_args *a = arg;
     cli_buf n;
     char line[256];
+    if (a->c.json) return;
     if (!cli_is_terminal()) {
         if (a->last_plain++ < 60) return; /* a tick is a second */
         a->last_plain = 0;
@@ -375,6 +395,7 @@ int cmd_scale_run(int argc, char **argv)
          "only rebuild points.csv and index.db from the directories"},
         RUN_OPTIONS(a),
         CLI_OPT_THREADS(&a.c),
+        CLI_OPT_JSON(&a.c),
     };
     const cli_command command = {"scale run",
                                  "STUDY [--threads N] [--workers N]",
@@ -394,7 +415,7 @@ int cmd_scale_run(int argc, char **argv)
     if (a.reindex) return reindex(command.name, args[0]);
     rc = work(command.name, args[0], &a);
     if (rc != CLI_GO_ON) return rc;
-    printf("%s/points.csv\n", args[0]);
+    if (!a.c.json) printf("%s/points.csv\n", args[0]);
     return CLI_DONE;
 }
 

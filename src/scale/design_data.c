@@ -198,6 +198,28 @@ static void fill_defaults(fm_study_design_opts *o)
     if (o->workers < 1) o->workers = 1;
 }
 
+/* Removes OUT.tmp-<pid> of designs that were killed. */
+static void sweep(const char *out)
+{
+    char *parent = fmi_path_parent(out), **names = NULL;
+    const char *base = strrchr(out, '/');
+    size_t k;
+    int n = 0;
+    base = base ? base + 1 : out;
+    k = strlen(base);
+    if (parent && k && !fmi_dir_names(parent, &names, &n, NULL)) {
+        for (int i = 0; i < n; i++) {
+            if (strncmp(names[i], base, k) || strncmp(names[i] + k, ".tmp-", 5)) continue;
+            long pid = strtol(names[i] + k + 5, NULL, 10);
+            char *path = fmi_path_join(parent, names[i]);
+            if (path && pid > 0 && fmi_process_gone(pid)) fmi_tree_remove(path, NULL);
+            fmi_free(path);
+        }
+        fmi_names_free(names, n);
+    }
+    fmi_free(parent);
+}
+
 fm_status fmi_design_open(const fm_study_design_opts *o, const fm_study_hooks *hooks,
                           const char *own_settings, fmi_design *d, fm_err *err)
 {
@@ -211,6 +233,7 @@ fm_status fmi_design_open(const fm_study_design_opts *o, const fm_study_hooks *h
         return FM_FAIL(err, FM_E_RANGE, "expected text or a directory of shards");
     if (!o->dry_run && fmi_path_exists(o->out))
         return FM_FAIL(err, FM_E_STATE, "%s: already exists", o->out);
+    sweep(o->out);
     d->runs = json_array();
     fm_status st =
         d->runs ? fmi_dir_open_tmp(o->out, &d->tmp, err) : FM_FAIL(err, FM_E_NOMEM, "a plan");

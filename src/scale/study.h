@@ -106,6 +106,7 @@ typedef struct fmi_claim {
 
 /* This process as a lease names it, "<pid>.<host>". */
 void fmi_claim_self(char *out, size_t cap);
+bool fmi_process_gone(long pid); /* of this host and process namespace */
 /* Takes todo/<id>, or an expired lease of it. *got false: somebody else has it. */
 fm_status fmi_claim_take(const char *dir, const char *id, double lease_s, fmi_claim *out, bool *got,
                          fm_err *err);
