@@ -193,6 +193,47 @@ static void countings(void **state)
     fm_scale_points_free(p);
 }
 
+/* Small models, where a head bends the cost of a token: C = (6N + 3000 N^0.6) D. The best size is
+ * found on the recorded compute, inside the runs and a little beyond; the truth by a fine search.
+ */
+static double bent(double n)
+{
+    return 6 * n + 3000 * pow(n, 0.6);
+}
+
+static void bent_cost(void **state)
+{
+    (void)state;
+    need_nlopt();
+    fm_scale_points *p = NULL;
+    assert_int_equal(fm_scale_points_new(&p, NULL), FM_OK);
+    for (int i = 0; i < 28; i++) {
+        double c = 1e13 * pow(3.1, i / 7), n = pow(c, 0.45) / 8 * pow(2, i % 7);
+        fm_scale_point v = {.params = n, .flops = c, .tokens = c / bent(n)};
+        v.loss = planted_loss(&hoffmann, n, v.tokens, 1);
+        assert_int_equal(fm_scale_points_add(p, &v, "planted", NULL), FM_OK);
+    }
+    fm_scale_fit *f = fitted(p, (fm_scale_options){.n_bootstrap = 20});
+    for (double c = 1e13; c < 2e15; c *= 10) {
+        double best = 0, lowest = INFINITY;
+        for (double n = 1e5; n < 1e8; n *= 1.001) {
+            double loss = planted_loss(&hoffmann, n, c / bent(n), 1);
+            if (loss < lowest) lowest = loss, best = n;
+        }
+        fm_scale_prediction r;
+        assert_int_equal(fm_scale_predict(f, FM_SCALE_N, c, &r, NULL), FM_OK);
+        near(r.size.value, best, 0.05);
+        near(r.tokens.value, c / bent(best), 0.05);
+        near(r.loss.value, lowest, 1e-3);
+    }
+    const fm_scale_view *v = fm_scale_fit_view(f, FM_SCALE_N);
+    assert_true(v->valley.done && v->surface.done);
+    near(v->valley.frontier.size_exponent.value - v->valley.bias.value,
+         v->surface.frontier.size_exponent.value, 0.01);
+    fm_scale_fit_free(f);
+    fm_scale_points_free(p);
+}
+
 /* --- the parabola ----------------------------------------------------------------------------- */
 
 /* With alpha and beta apart a valley is steeper on one side, and a parabola over wide sizes misses
@@ -504,6 +545,7 @@ int main(void)
         cmocka_unit_test(intervals_of_a_small_study),
         cmocka_unit_test(sparsity_term),
         cmocka_unit_test(countings),
+        cmocka_unit_test(bent_cost),
         cmocka_unit_test(bias_of_the_parabola),
         cmocka_unit_test(bias_of_the_exponent),
         cmocka_unit_test(chinchilla),

@@ -134,7 +134,7 @@ typedef struct fm_scale_surface {
     double huber_delta;
     bool with_sparsity;
     double sparsity;                /* geometric mean                                          */
-    double size_power, size_factor; /* C = size_factor * size^size_power * D: 6, 1 for 6ND    */
+    double size_power, size_factor; /* about C = size_factor * size^size_power * D    */
 } fm_scale_surface;
 
 /* What one counting gives. */

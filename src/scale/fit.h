@@ -6,13 +6,21 @@
 #include "points.h"
 #include "surface.h"
 
-/* Points in one counting. C = factor size^power D describes how compute follows size. */
+/* How compute follows size: ln(C/D) = c0 + c1 t + c2 t^2, t = ln size - center; straight beyond the
+ * sizes run. */
+typedef struct fmi_cost {
+    double c[3], center, low, high; /* low, high of t */
+} fmi_cost;
+
+/* Points in one counting. C = factor size^power D is the straight line nearest to the cost. */
 typedef struct fmi_cloud {
     int n;
     double *ln_x, *ln_d, *ln_c, *ln_s, *ln_l; /* [n] size, tokens, compute, sparsity, loss */
     int *group, n_groups;                     /* [n] budgets; -1: in none */
     int *order;                               /* [n] points by budget     */
+    fmi_cost cost;
     double power, factor;
+    double ln_c_low, ln_c_high; /* of the points */
     double ln_s_mean;
     void *block;
 } fmi_cloud;
@@ -86,9 +94,15 @@ fm_status fmi_fit_valley(fmi_view *v, const fm_scale_options *o, const fm_scale_
 fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_sweep *out,
                         fm_err *err);
 
-/* law.c: closed forms of a surface with C = factor size^power D, at sparsity S = exp(ln_s). */
+/* law.c: a surface's loss; its best size and tokens for C, at sparsity exp(ln_s_mean); the lines
+ * through the best of the smallest and the largest C of the points (closed form: any C, where cost
+ * is a power of size). */
+double fmi_cost_at(const fmi_cost *cost, double ln_x,
+                   double *slope); /* ln(C/D); slope may be NULL */
 double fmi_law_ln_loss(const fmi_constants *k, double ln_x, double ln_d, double ln_s);
-fmi_lines fmi_law_lines(const fmi_constants *k, double power, double factor, double ln_s);
+void fmi_law_best(const fmi_constants *k, const fmi_cloud *s, double ln_c, double *ln_x,
+                  double *ln_d);
+fmi_lines fmi_law_lines(const fmi_constants *k, const fmi_cloud *s);
 
 /* Intervals of the frontier out of draws[n] of lines. scratch[n]. */
 void fmi_frontier(const fmi_lines *at, const void *draws, size_t stride, int n, double *scratch,

@@ -150,7 +150,7 @@ static void surface(page *p, const fm_scale_fit *f, fm_scale_counting c)
     put(p, "%sSum of Huber losses (delta %.3g): %.6g.", p->md ? "" : "  ", s->huber_delta,
         s->objective);
     if (f->in[c].cloud.power != 1 || f->in[c].cloud.factor != 6)
-        put(p, " C = %.4g %s^%.4f D.", s->size_factor, size_name(c), s->size_power);
+        put(p, " C is about %.4g %s^%.4f D.", s->size_factor, size_name(c), s->size_power);
     put(p, "\n");
 }
 

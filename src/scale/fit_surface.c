@@ -105,9 +105,8 @@ static fm_status intervals(const fmi_cloud *s, const fmi_constants *at, const dr
     out->B = interval(at->B, d, offsetof(fmi_constants, B), scratch);
     out->beta = interval(at->beta, d, offsetof(fmi_constants, beta), scratch);
     out->gamma = interval(at->gamma, d, offsetof(fmi_constants, gamma), scratch);
-    for (int i = 0; i < d->n; i++)
-        lines[i] = fmi_law_lines(&d->k[i], s->power, s->factor, s->ln_s_mean);
-    fmi_lines l = fmi_law_lines(at, s->power, s->factor, s->ln_s_mean);
+    for (int i = 0; i < d->n; i++) lines[i] = fmi_law_lines(&d->k[i], s);
+    fmi_lines l = fmi_law_lines(at, s);
     fmi_frontier(&l, lines, sizeof *lines, d->n, scratch, &out->frontier);
     fmi_free(scratch);
     fmi_free(lines);

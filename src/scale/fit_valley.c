@@ -34,7 +34,7 @@ typedef struct valley {
 
 static double token_line(const fmi_cloud *s, double ln_c, double ln_x)
 {
-    return ln_c - log(s->factor) - s->power * ln_x;
+    return ln_c - fmi_cost_at(&s->cost, ln_x, NULL);
 }
 
 /* Budgets of a cloud without gaps, where a surface can move points: bins in ln C, of equal width.
@@ -119,11 +119,12 @@ static void bias(const valley *v, const fmi_constants *k, fm_scale_valley *out)
     const fmi_cloud *s = v->s;
     double ln_c[FM_SCALE_BUDGETS_MAX], ln_x[FM_SCALE_BUDGETS_MAX], loss[FM_SCALE_BUDGETS_MAX], t;
     int n = 0;
-    fmi_lines truth = fmi_law_lines(k, s->power, s->factor, s->ln_s_mean);
+    fmi_lines truth = fmi_law_lines(k, s);
     for (int g = 0; g < v->n; g++) {
         const slice *c = &v->slice[g];
-        double curve[3], x0 = truth.ln_size_scale + truth.size_exponent * c->ln_c;
+        double curve[3], x0, d0;
         if (!v->used[g]) continue;
+        fmi_law_best(k, s, c->ln_c, &x0, &d0);
         for (int i = 0; i < c->n; i++) {
             double x = c->center + c->t[i];
             c->fit[i] = exp(fmi_law_ln_loss(k, x, token_line(s, c->ln_c, x), s->ln_s_mean));
