@@ -25,11 +25,15 @@ whole() { # every run of the study is done, once, with the losses of the quiet o
     losses "$1" >"$1.losses"
     cmp quiet.losses "$1.losses" || fail "$1: losses differ from the quiet study"
 }
-started() { # waits until a run of the study is some steps in
+started() { # STUDY N: waits until N runs are done and one at work is some steps in
     i=0
-    until grep -l '"step":12,' "$1"/runs/*/metrics.jsonl >/dev/null 2>&1; do
-        i=$((i + 1)); test $i -lt 400 || fail "$1: nothing starts"
-        sleep 0.05
+    until test "$(count "$1/queue/done")" -ge "$2" && for f in "$1"/queue/doing/*; do
+        f=${f##*/}
+        ! grep -q '"step":12,' "$1/runs/${f%%.*}/metrics.jsonl" 2>/dev/null || break
+        false
+    done; do
+        i=$((i + 1)); test $i -lt 1500 || fail "$1: nothing is at work"
+        sleep 0.02
     done
 }
 
@@ -62,8 +66,7 @@ grep -q "started" again.log && fail "a finished run was started again"
 for k in 1 2 3; do
     "$FATHOM" scale run killed --threads 1 >>killed.log 2>&1 &
     pids=$!
-    i=0
-    while test $i -lt $((k * 6)) && kill -0 $pids 2>/dev/null; do sleep 0.1; i=$((i + 1)); done
+    started killed $((k - 1))
     kill -9 $pids 2>/dev/null || fail "the worker was done before the kill"
     wait $pids 2>/dev/null || true
 done
@@ -79,7 +82,7 @@ one=$!
 "$FATHOM" scale run both --threads 1 >both2.log 2>&1 &
 two=$!
 pids="$one $two"
-started both
+started both 0
 kill -9 $one
 wait $one 2>/dev/null || true
 wait $two || fail "the second worker"
@@ -92,7 +95,7 @@ grep -q "taken back" both2.log || fail "the dead worker's run was not taken back
 # Two workers in one process; Ctrl-C saves what is at work.
 "$FATHOM" scale run stopped --threads 1 --workers 2 >stopped.log 2>&1 &
 pids=$!
-started stopped
+started stopped 0
 kill -INT $pids || true
 kill -TERM $pids || true
 wait $pids || fail "Ctrl-C"
