@@ -182,12 +182,18 @@ static fm_status check_rows(const fmi_design *d, const draft *p, fm_err *err)
                            "epochs of the "
                            "%.0f tokens there are: give more text or smaller budgets",
                            p->row[b].C, d->o.epochs, d->train_tokens);
-        if (p->row[b].n < SIZES_MIN)
+        if (p->row[b].n >= SIZES_MIN) continue;
+        if (d->o.high > 0)
             return FM_FAIL(err, FM_E_RANGE,
                            "budget %.3g: only %d sizes train at least %d steps; expected %d: give "
-                           "larger budgets, "
-                           "or smaller batches (--set train.batch=N)",
+                           "larger budgets, or smaller batches (--set train.batch=N)",
                            p->row[b].C, p->row[b].n, STEPS_MIN, SIZES_MIN);
+        return FM_FAIL(
+            err, FM_E_RANGE,
+            "in %g minutes this machine finishes budgets from %.3g to %.3g, and for the "
+            "smallest %d sizes train at least %d steps; expected %d: give more --minutes, "
+            "a smaller --span, or smaller batches (--set train.batch=N)",
+            d->o.minutes, p->row[0].C, p->row[p->n - 1].C, p->row[0].n, STEPS_MIN, SIZES_MIN);
     }
     return FM_OK;
 }

@@ -169,6 +169,7 @@ refuse() { # CODE TEXT COMMAND..
 }
 refuse 1 "largest it can finish: --low .* --high" design --low 1e13 --high 1e17 --epochs 1e12 --out bad
 refuse 1 "give more text" design --low 1e13 --high 1e14 --minutes 100000 --out bad
+refuse 1 "give more --minutes" design --minutes 0.001 --out bad
 refuse 1 "already exists" design --low 5e9 --high 1e10 --out study
 refuse 1 "did you mean train.lr_end" design --low 5e9 --high 1e10 --set train.learning=1 --out bad
 refuse 1 "smaller first" design --low 2e10 --high 1e10 --out bad
