@@ -225,25 +225,30 @@ static fm_status read_rows(reader *r, fm_scale_points *p, fm_err *err)
     }
 }
 
+fm_status fmi_scale_points_parse(fm_scale_points *p, const char *name, char *text, size_t n,
+                                 const char *const *columns, int n_columns, fm_err *err)
+{
+    int before = p->n;
+    if (memchr(text, 0, n)) return FM_FAIL(err, FM_E_FORMAT, "%s: a zero byte: no text", name);
+    reader *r = fmi_zalloc(sizeof *r);
+    if (!r) return FM_FAIL(err, FM_E_NOMEM, "%s", name);
+    r->path = name;
+    r->at = !strncmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text;
+    fm_status st = read_header(r, columns, n_columns, err);
+    if (!st) st = read_rows(r, p, err);
+    if (!st && p->n == before) st = FM_FAIL(err, FM_E_FORMAT, "%s: a header and no points", name);
+    if (st) p->n = before;
+    fmi_free(r);
+    return st;
+}
+
 fm_status fm_scale_points_read(fm_scale_points *p, const char *path, const char *const *columns,
                                int n_columns, fm_err *err)
 {
     char *text = NULL;
     size_t n;
-    int before = p->n;
-    reader *r = fmi_zalloc(sizeof *r);
-    fm_status st = r ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", path);
-    if (!st) st = fmi_file_read(path, CSV_BYTES_MAX, &text, &n, err);
-    if (!st && memchr(text, 0, n)) st = FM_FAIL(err, FM_E_FORMAT, "%s: a zero byte: no text", path);
-    if (!st) {
-        r->path = path;
-        r->at = !strncmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text;
-        st = read_header(r, columns, n_columns, err);
-    }
-    if (!st) st = read_rows(r, p, err);
-    if (!st && p->n == before) st = FM_FAIL(err, FM_E_FORMAT, "%s: a header and no points", path);
-    if (st) p->n = before;
+    fm_status st = fmi_file_read(path, CSV_BYTES_MAX, &text, &n, err);
+    if (!st) st = fmi_scale_points_parse(p, path, text, n, columns, n_columns, err);
     fmi_free(text);
-    fmi_free(r);
     return st;
 }
