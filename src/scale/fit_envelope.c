@@ -2,8 +2,8 @@
  * lines of its size and tokens against C (Hoffmann et al. 2022, approach 1).
  *
  * Steps are the budgets where the study has them. A run that is worse than one of less compute is
- * not on the envelope. Sizes are as coarse as the grid of the study, so intervals are wide: runs
- * redrawn inside each step, or the line's residuals where a step is one run. */
+ * not on the envelope. Sizes are as coarse as the grid of the study, so intervals are wide: those
+ * of runs redrawn inside each step and of the line's residuals redrawn, the outer ends of both. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -88,8 +88,8 @@ static int redraw_runs(const fmi_cloud *s, const fm_scale_options *o, const step
     return kept;
 }
 
-/* The same where a step holds hardly more than its best run, as in a list of optima: residuals of
- * the lines, scaled for their two constants, redrawn. scratch: C, size, tokens of the n best. */
+/* The same from residuals of the lines, scaled for their two constants: all there is where a step
+ * holds one run, as in a list of optima. scratch: C, size, tokens of the n best. */
 static int redraw_line(const fm_scale_options *o, int n, int stride, const double *scratch,
                        const fmi_lines *at, fmi_lines *draws)
 {
@@ -109,6 +109,20 @@ static int redraw_line(const fm_scale_options *o, int n, int stride, const doubl
         draws[kept++] = (fmi_lines){a[1], a[0], b[1], b[0]};
     }
     return kept;
+}
+
+static void widen(fm_scale_value *v, const fm_scale_value *by)
+{
+    v->low = fmin(v->low, by->low);
+    v->high = fmax(v->high, by->high);
+}
+
+static void hull(fm_scale_frontier *f, const fm_scale_frontier *by)
+{
+    widen(&f->size_exponent, &by->size_exponent);
+    widen(&f->size_scale, &by->size_scale);
+    widen(&f->token_exponent, &by->token_exponent);
+    widen(&f->token_scale, &by->token_scale);
 }
 
 static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, int *pick, int *best,
@@ -138,10 +152,12 @@ static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, i
         }
     }
     out->residuals.rms = sqrt(out->residuals.rms);
-    kept = 2 * out->n > s->n && out->n <= LINE_MAX
-               ? redraw_line(o, out->n, t->n, scratch, &at, draws)
-               : redraw_runs(s, o, t, pick, best, scratch, draws);
-    fmi_frontier(&at, draws, sizeof *draws, kept, scratch, &out->frontier);
+    fm_scale_frontier line;
+    kept = out->n <= LINE_MAX ? redraw_line(o, out->n, t->n, scratch, &at, draws) : 0;
+    fmi_frontier(&at, draws, sizeof *draws, kept, scratch, &line);
+    int runs = redraw_runs(s, o, t, pick, best, scratch, draws);
+    fmi_frontier(&at, draws, sizeof *draws, runs, scratch, &out->frontier);
+    if (kept) hull(&out->frontier, &line);
     out->done = true;
     return FM_OK;
 }
