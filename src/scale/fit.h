@@ -58,6 +58,7 @@ struct fm_scale_fit {
     fmi_view in[FM_SCALE_COUNTINGS];
     fm_scale_counting main;
     fm_scale_sweep sweep;
+    double *optima; /* [n_groups, 6]: lr, lr by lr_nd, published; batch, by batch_d, published */
 };
 
 /* Random numbers of the bootstrap; purposes beyond base/rng.h's own. */
@@ -92,7 +93,7 @@ fm_status fmi_fit_valley(fmi_view *v, const fm_scale_options *o, const fm_scale_
                          fm_scale_valley *out, fm_err *err);
 /* Takes points that only differ in lr and batch down to their best, and fits those. */
 fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_sweep *out,
-                        fm_err *err);
+                        double **optima, fm_err *err);
 
 /* law.c: a surface's loss; its best size and tokens for C, at sparsity exp(ln_s_mean); the lines
  * through the best of the smallest and the largest C of the points (closed form: any C, where cost

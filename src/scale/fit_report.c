@@ -295,6 +295,7 @@ fm_status fm_scale_fit_report(const fm_scale_fit *f, bool with_plots, fm_text *o
         put(&p, "\n![IsoFLOP valleys](isoflop.svg)\n\n![Best size and tokens against "
                 "compute](frontier.svg)\n\n"
                 "![Residuals](residuals.svg)\n");
+    if (with_plots && f->sweep.there) put(&p, "\n![Optima of the sweeps](sweep.svg)\n");
     body(&p, f);
     furthest(&p, f);
     put(&p, "\nMethods, countings and their limits: docs/scaling.md of Fathom.\n");

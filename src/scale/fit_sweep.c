@@ -200,7 +200,7 @@ static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, con
 }
 
 static fm_status fit_laws(const sweep *w, const fm_scale_options *o, fm_scale_sweep *out,
-                          fm_err *err)
+                          double *optima, fm_err *err)
 {
     size_t n = (size_t)w->n, rounds = (size_t)o->n_bootstrap;
     double *y = fmi_alloc((2 * n * (rounds + 1) + 3 * n + 3 * rounds) * sizeof *y);
@@ -224,6 +224,17 @@ static fm_status fit_laws(const sweep *w, const fm_scale_options *o, fm_scale_sw
                         {"D", 1, &out->batch_d},
                         {"C", 1, &out->batch_c}};
     for (int i = 0; i < 4; i++) fit_one(w, o, &laws[i], y, draws, picks, work, picks + n * rounds);
+    for (size_t i = 0; i < 2 * n; i++) { /* lr of N and D, batch of D */
+        const law *l = &laws[i % 2 ? 2 : 0];
+        const group *g = &w->groups[i / 2];
+        double *row = optima + 3 * i, *e = &l->out->exponent[0].value;
+        row[0] = exp(y[i]);
+        row[1] =
+            !l->out->done ? NAN
+            : i % 2       ? l->out->scale.value * exp(*e * g->ln_d)
+                    : l->out->scale.value * exp(*e * g->ln_n + l->out->exponent[1].value * g->ln_d);
+        row[2] = published(l, g);
+    }
     fmi_free(y);
     fmi_free(picks);
     return FM_OK;
@@ -247,7 +258,7 @@ static void reduce(const sweep *w, fm_scale_points *p)
 }
 
 fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_sweep *out,
-                        fm_err *err)
+                        double **optima, fm_err *err)
 {
     sweep w = {.p = p->p};
     fm_status st = FM_OK;
@@ -260,7 +271,8 @@ fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_
         out->there = true;
         out->n_groups = w.n;
         for (int i = 0; i < w.n; i++) out->n_runs += w.groups[i].n;
-        st = fit_laws(&w, o, out, err);
+        *optima = fmi_alloc((size_t)w.n * 6 * sizeof **optima);
+        st = *optima ? fit_laws(&w, o, out, *optima, err) : FM_FAIL(err, FM_E_NOMEM, "sweeps");
         if (!st) reduce(&w, p);
     }
     fmi_free(w.order);

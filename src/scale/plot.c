@@ -2,8 +2,9 @@
  *
  * isoflop: loss against size, a parabola a budget with its minimum. frontier: best size, tokens and
  * loss against compute, the surface's 95% band, the other methods' lines. residuals: of the
- * surface, against compute and size. Every figure is one .dat with blocks and one .gp; the scripts
- * may be edited and run again by hand. Without gnuplot all files but the pictures are written. */
+ * surface, against compute and size. sweep, where there are sweeps: their optima against the laws.
+ * Every figure is one .dat with blocks and one .gp; the scripts may be edited and run by hand.
+ * Without gnuplot all files but the pictures are written. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -321,6 +322,47 @@ static fm_status residual_files(const fm_scale_fit *f, const char *dir, fm_err *
     return save(&g, dir, "residuals.gp");
 }
 
+/* --- sweeps ----------------------------------------------------------------------------------- */
+
+/* The optima against the laws: on the diagonal a law is right. */
+static fm_status sweep_files(const fm_scale_fit *f, const char *dir, fm_err *err)
+{
+    static const char *const what[2] = {"Peak learning rate", "Batch, tokens a step"};
+    static const char *const ours[2] = {"fitted, of N and D", "fitted, of D"};
+    sheet s = {.err = err}, g = {.err = err};
+    put(&s, "# lr: optimum, fitted, published; batch tokens: the same\n");
+    for (int i = 0; i < f->sweep.n_groups; i++) {
+        const double *r = f->optima + 6 * (size_t)i;
+        put(&s, "%.6g %.6g %.6g %.6g %.6g %.6g\n", r[0], r[1], r[2], r[3], r[4], r[5]);
+    }
+    fm_status st = save(&s, dir, "sweep.dat");
+    if (st) return st;
+    script_head(&g, 1200, 540);
+    put(&g, "set output 'sweep.'.format\nset multiplot layout 1,2\nset logscale y\n"
+            "set format '%%.1t\xc3\x97"
+            "10^{%%T}'\nset key top left samplen 1\n"
+            "set ylabel 'best of a sweep'\nset xlabel 'law'\nset xtics 2\nset ytics 2\n");
+    for (int k = 0; k < 2; k++) {
+        double low = INFINITY, high = 0;
+        for (int i = 0; i < f->sweep.n_groups; i++)
+            for (int c = 3 * k; c < 3 * k + 3; c++) {
+                low = fmin(low, f->optima[6 * (size_t)i + (size_t)c]);
+                high = fmax(high, f->optima[6 * (size_t)i + (size_t)c]);
+            }
+        if (low < high)
+            put(&g, "set xrange [%.4g:%.4g]\nset yrange [%.4g:%.4g]\n", low / 1.5, high * 1.5,
+                low / 1.5, high * 1.5);
+        put(&g,
+            "set title '%s'\nplot x lc rgb '#444444' notitle, \\\n"
+            "  'sweep.dat' using %d:%d with points pt 7 ps 1 lc rgb '#2b3a8f' title '%s', \\\n"
+            "  'sweep.dat' using %d:%d with points pt 6 ps 1 lw 1.5 lc rgb '#b00020' title "
+            "'published (Step Law)'\n",
+            what[k], 3 * k + 2, 3 * k + 1, ours[k], 3 * k + 3, 3 * k + 1);
+    }
+    put(&g, "unset multiplot\nunset output\n");
+    return save(&g, dir, "sweep.gp");
+}
+
 /* --- gnuplot ---------------------------------------------------------------------------------- */
 
 enum { EXIT_NOT_FOUND = 127 };
@@ -347,13 +389,13 @@ static int run_gnuplot(const char *dir, const char *script, const char *format)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static fm_status draw(const char *dir, fm_err *err)
+static fm_status draw(const char *dir, bool sweeps, fm_err *err)
 {
-    static const char *const scripts[] = {"isoflop.gp", "frontier.gp", "residuals.gp"};
+    static const char *const scripts[] = {"isoflop.gp", "frontier.gp", "residuals.gp", "sweep.gp"};
     static const char *const formats[] = {"svg", "png"};
     char *log = fmi_path_join(dir, "gnuplot.log"), *text = NULL;
     fm_status st = log ? fmi_tree_remove(log, err) : FM_FAIL(err, FM_E_NOMEM, "%s", dir);
-    for (int i = 0; i < 6 && !st; i++) {
+    for (int i = 0; i < (sweeps ? 8 : 6) && !st; i++) {
         int rc = run_gnuplot(dir, scripts[i / 2], formats[i % 2]);
         if (rc == EXIT_NOT_FOUND) {
             st = FM_FAIL(err, FM_E_UNSUPPORTED,
@@ -382,8 +424,9 @@ fm_status fm_scale_plot(const fm_scale_fit *f, const char *dir, fm_err *err)
     if (!st) st = frontier_data(f, dir, err);
     if (!st) st = frontier_script(f, dir, err);
     if (!st) st = residual_files(f, dir, err);
+    if (!st && f->sweep.there) st = sweep_files(f, dir, err);
     if (st) return st;
     report.st = fm_scale_fit_report(f, true, &report.text, err);
     st = save(&report, dir, "report.md");
-    return st ? st : draw(dir, err);
+    return st ? st : draw(dir, f->sweep.there, err);
 }

@@ -100,5 +100,6 @@ if command -v gnuplot >/dev/null 2>&1; then
         [ ! -e "$dir/a plot's/gnuplot.log" ] || fail "a log is left behind"
     done
     has "$dir/a plot's/report.md" 'Step Law'
+    has "$dir/a plot's/sweep.svg" '</svg>'
 fi
 echo "scale_fit.sh: done"
