@@ -66,7 +66,12 @@ typedef struct fm_scale_value {
     double value, low, high;
 } fm_scale_value;
 
-typedef enum fm_scale_counting { FM_SCALE_N, FM_SCALE_6N, FM_SCALE_M, FM_SCALE_COUNTINGS } fm_scale_counting;
+typedef enum fm_scale_counting {
+    FM_SCALE_N,
+    FM_SCALE_6N,
+    FM_SCALE_M,
+    FM_SCALE_COUNTINGS
+} fm_scale_counting;
 
 /* size = size_scale * C^size_exponent, and tokens likewise. */
 typedef struct fm_scale_frontier {
@@ -92,16 +97,16 @@ typedef struct fm_scale_envelope {
 } fm_scale_envelope;
 
 typedef struct fm_scale_budget {
-    double flops;                  /* geometric mean of C in the group                        */
-    int n;                         /* points                                                  */
-    bool used;                     /* false: the parabola has no minimum inside the sizes run */
-    double curve[3];               /* loss = c0 + c1 t + c2 t^2, t = ln(size / center)        */
+    double flops;    /* geometric mean of C in the group                        */
+    int n;           /* points                                                  */
+    bool used;       /* false: the parabola has no minimum inside the sizes run */
+    double curve[3]; /* loss = c0 + c1 t + c2 t^2, t = ln(size / center)        */
     double center;
-    double size_min, size_max;     /* sizes run                                               */
-    fm_scale_value size, tokens;   /* at the minimum                                          */
-    double loss;                   /* there                                                   */
-    double bias;                   /* ln(size) of a parabola through the fitted surface at the same sizes,
-                                      minus the surface's own minimum; 0 without a surface    */
+    double size_min, size_max;   /* sizes run                                               */
+    fm_scale_value size, tokens; /* at the minimum                                          */
+    double loss;                 /* there                                                   */
+    double bias;                 /* ln size of a parabola through the fitted surface at the
+                                    same sizes, minus the surface's own; 0 without one      */
 } fm_scale_budget;
 
 #define FM_SCALE_BUDGETS_MAX 32
@@ -109,11 +114,12 @@ typedef struct fm_scale_valley {
     bool done;
     char why[FM_SCALE_WHY_MAX];
     fm_scale_frontier frontier;
-    fm_scale_value bias;           /* of the size exponent, value only: as in fm_scale_budget */
+    fm_scale_value bias; /* of the size exponent, value only: as in fm_scale_budget */
+    bool binned;         /* no budgets in the points: bins of C, moved along the surface */
     int n_budgets;
     fm_scale_budget budgets[FM_SCALE_BUDGETS_MAX];
-    fm_scale_residuals residuals;  /* of the points about their parabola, ln loss             */
-    fm_scale_residuals line;       /* of the minima about the power law, ln size              */
+    fm_scale_residuals residuals; /* of the points about their parabola, ln loss             */
+    fm_scale_residuals line;      /* of the minima about the power law, ln size              */
 } fm_scale_valley;
 
 /* L = E + A / (N^alpha S^gamma) + B / D^beta, N the view's size; S = params_total / params, gamma 0
@@ -122,18 +128,18 @@ typedef struct fm_scale_surface {
     bool done;
     char why[FM_SCALE_WHY_MAX];
     fm_scale_value E, A, alpha, B, beta, gamma;
-    fm_scale_frontier frontier;    /* at the points' mean sparsity when gamma is fitted       */
+    fm_scale_frontier frontier; /* at the points' mean sparsity when gamma is fitted       */
     fm_scale_residuals residuals;
-    double objective;              /* sum of Huber(ln L - ln fit)                             */
+    double objective; /* sum of Huber(ln L - ln fit)                             */
     double huber_delta;
     bool with_sparsity;
-    double sparsity;               /* geometric mean                                          */
-    double size_power, size_factor; /* C = size_factor * size^size_power * D: 6, 1 for 6ND    */
+    double sparsity;                /* geometric mean                                          */
+    double size_power, size_factor; /* about C = size_factor * size^size_power * D    */
 } fm_scale_surface;
 
 /* What one counting gives. */
 typedef struct fm_scale_view {
-    bool there;                    /* false: the points lack what the counting needs          */
+    bool there; /* false: the points lack what the counting needs          */
     fm_scale_envelope envelope;
     fm_scale_valley valley;
     fm_scale_surface surface;
@@ -143,26 +149,29 @@ typedef struct fm_scale_view {
 typedef struct fm_scale_power {
     bool done;
     char why[FM_SCALE_WHY_MAX];
-    int n_terms;                   /* 1 or 2 */
+    int n_terms; /* 1 or 2 */
     fm_scale_value scale, exponent[2];
-    char term[2][8];               /* "N", "D", "C" */
-    double rms;                    /* of ln y */
+    char term[2][8]; /* "N", "D", "C" */
+    double rms;      /* of ln y */
     int n;
+    double ratio, ratio_rms; /* the sweeps' optima over the published law's (N: all parameters):
+                                geometric mean, rms of ln about it */
 } fm_scale_power;
 
 /* Laws of the best batch and learning rate over (size, tokens) groups of a sweep. */
 typedef struct fm_scale_sweep {
-    bool there;                    /* the points have lr or batch, varied at fixed size and tokens */
-    int n_groups;
+    bool there;           /* lr or batch vary at fixed size and tokens */
+    int n_groups, n_runs; /* the other fits take the best run of each group */
     fm_scale_power lr_nd, lr_c, batch_d, batch_c;
 } fm_scale_sweep;
 
 typedef struct fm_scale_options {
     uint64_t seed;
-    int n_bootstrap;      /* 0: 500                                       */
-    double huber_delta;   /* 0: 1e-3, on ln loss                          */
-    bool sparsity;        /* fit gamma                                    */
-    bool only_main;       /* only the first counting the points allow     */
+    int n_bootstrap;    /* 0: 500                                       */
+    double huber_delta; /* 0: 1e-3, on ln loss                          */
+    bool sparsity;      /* fit gamma                                    */
+    bool only_main;     /* only the first counting the points allow     */
+    bool keep_all;      /* also points further than 12 robust deviations from the surface */
 } fm_scale_options;
 
 typedef struct fm_scale_fit fm_scale_fit;
@@ -174,25 +183,27 @@ fm_status fm_scale_fit_new(const fm_scale_points *p, const fm_scale_options *opt
 void fm_scale_fit_free(fm_scale_fit *f);
 const fm_scale_view *fm_scale_fit_view(const fm_scale_fit *f, fm_scale_counting c);
 fm_scale_counting fm_scale_fit_main(const fm_scale_fit *f); /* the first that is there */
+bool fm_scale_fit_any(const fm_scale_fit *f);               /* some method gave exponents */
 const fm_scale_sweep *fm_scale_fit_sweep(const fm_scale_fit *f);
-const char *fm_scale_counting_name(fm_scale_counting c);    /* "N", "6N", "M" */
+const char *fm_scale_counting_name(fm_scale_counting c); /* "N", "6N", "M" */
 
 /* --- use -------------------------------------------------------------------------------------- */
 
 typedef struct fm_scale_prediction {
     double flops;
-    const char *method;             /* "parametric", or "isoflop" when the surface is not there */
+    const char *method; /* "parametric", or "isoflop" when the surface is not there */
     fm_scale_value size, tokens, loss;
     double tokens_per_size;
-    double times_beyond;            /* budget over the largest C of the points */
+    double times_beyond; /* budget over the largest C of the points */
 } fm_scale_prediction;
 /* Best size and tokens for a budget, with the loss expected there. FM_E_STATE: no method that can
  * say it has run. */
 fm_status fm_scale_predict(const fm_scale_fit *f, fm_scale_counting c, double flops,
                            fm_scale_prediction *out, fm_err *err);
-/* Loss expected at a given size (N or M, as the counting says) and token count; needs the surface. */
-fm_status fm_scale_predict_loss(const fm_scale_fit *f, fm_scale_counting c, double size, double tokens,
-                                fm_scale_value *out, fm_err *err);
+/* Loss of a run of a given size (N or M, as the counting says) and token count, the scatter of runs
+ * in its interval; needs the surface. */
+fm_status fm_scale_predict_loss(const fm_scale_fit *f, fm_scale_counting c, double size,
+                                double tokens, fm_scale_value *out, fm_err *err);
 
 /* One JSON object with every method; the table for people; the report in Markdown. Append. */
 fm_status fm_scale_fit_json(const fm_scale_fit *f, fm_text *out, fm_err *err);

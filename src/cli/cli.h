@@ -133,6 +133,7 @@ void cli_json_string(const char *s);
     X(chat, "chat", "talk to a model")                                                      \
     X(logits, "logits", "logits and hidden states into a file")                             \
     X(grad, "grad", "gradients and router figures into a file")                             \
+    X(scale, "scale", "scaling laws: plan, run, fit, plot, predict, compare")                 \
     X(report, "report", "one page about one or more runs")                                  \
     X(demo, "demo", "the whole way, from the corpus to a story")                            \
     X(bench, "bench", "speed as a fraction of what the machine can do")                     \
