@@ -8,8 +8,9 @@ typedef struct shape {
 } shape;
 
 /* D and M off the tile sizes; the sizes of nano and micro; more rows than a chunk of 1,024. */
-static const shape shapes[] = {{70, 64, 40, 4, 2}, {33, 32, 32, 0, 0}, {200, 64, 96, 3, 2}, {130, 256, 128, 2, 2},
-                               {97, 256, 704, 0, 0}, {1100, 64, 32, 2, 2}, {1200, 32, 64, 0, 0}};
+static const shape shapes[] = {{70, 64, 40, 4, 2},    {33, 32, 32, 0, 0},   {200, 64, 96, 3, 2},
+                               {130, 256, 128, 2, 2}, {97, 256, 704, 0, 0}, {1100, 64, 32, 2, 2},
+                               {1200, 32, 64, 0, 0}};
 
 typedef struct routed {
     int32_t *offsets, *row_token, *row_slot;
@@ -53,8 +54,14 @@ static void check_forward(kh *h, const shape *s, fm_dtype dt, int variant)
 {
     static void *table[3][8];
     routed r = route(h, s);
-    fm_gated_args a = {.offsets = r.offsets, .row_token = r.row_token, .row_slot = r.row_slot, .G = r.G, .D = s->D,
-                       .M = s->M, .groups = s->groups, .dt = dt};
+    fm_gated_args a = {.offsets = r.offsets,
+                       .row_token = r.row_token,
+                       .row_slot = r.row_slot,
+                       .G = r.G,
+                       .D = s->D,
+                       .M = s->M,
+                       .groups = s->groups,
+                       .dt = dt};
     a.x = kh_in(h, s->T * s->D, dt, 1);
     if (r.row_slot) a.weight = kh_in(h, r.G, FM_DTYPE_F32, 2);
     a.w_gate = matrices(h, s->groups, s->M * s->D, dt, false, table[0]);

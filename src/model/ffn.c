@@ -15,12 +15,25 @@ void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la
                    int64_t T, const void *dy, void *dn)
 {
     struct fm_temp *t = a->tmp;
-    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){
-                              .dy = dy, .x = la->xn1, .w_gate = fmi_w(m, wg), .w_up = fmi_w(m, wu),
-                              .w_down = fmi_w(m, wd), .g_gate = g->g[wg], .g_up = g->g[wu], .g_down = g->g[wd],
-                              .gate = la->gate, .up = la->up, .h = t->h, .dh = t->dh, .dgate = t->dgate,
-                              .dup = t->dup, .dx = dn, .G = T, .D = m->cfg.hidden_size,
-                              .M = m->lay.params[wg].rows, .dt = m->dt});
+    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){.dy = dy,
+                                               .x = la->xn1,
+                                               .w_gate = fmi_w(m, wg),
+                                               .w_up = fmi_w(m, wu),
+                                               .w_down = fmi_w(m, wd),
+                                               .g_gate = g->g[wg],
+                                               .g_up = g->g[wu],
+                                               .g_down = g->g[wd],
+                                               .gate = la->gate,
+                                               .up = la->up,
+                                               .h = t->h,
+                                               .dh = t->dh,
+                                               .dgate = t->dgate,
+                                               .dup = t->dup,
+                                               .dx = dn,
+                                               .G = T,
+                                               .D = m->cfg.hidden_size,
+                                               .M = m->lay.params[wg].rows,
+                                               .dt = m->dt});
 }
 
 void fmi_ffn_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout)

@@ -67,7 +67,8 @@ void fmi_head_loss(fm_model *m, fm_acts *a, fm_grads *g, const void *h, const in
         for (int64_t b = 0; b < n; b += block)
             head_block(m, a, g != NULL, fmi_at(h, (t + b) * D, m->dt), target + t + b,
                        n - b < block ? n - b : block, grad_scale, fmi_at(loss_rows, t + b, F),
-                       g ? fmi_at(a->tmp->dlogits, b * W, m->dt) : NULL, g ? fmi_at(dh, (t + b) * D, F) : NULL);
+                       g ? fmi_at(a->tmp->dlogits, b * W, m->dt) : NULL,
+                       g ? fmi_at(dh, (t + b) * D, F) : NULL);
         if (g) fmi_linear_dw(m, g, a->tmp->dlogits, W, fmi_at(h, t * D, m->dt), D, m->lay.head, n);
     }
 }

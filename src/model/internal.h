@@ -107,7 +107,8 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
 void fmi_layer_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
                    const fm_backward_opts *o);
 
-/* Dense gate-up-down shared by dense layers and shared experts: y = base + ffn(xn1); y NULL: gate and up only. */
+/* Dense gate-up-down shared by dense layers and shared experts: y = base + ffn(xn1); y NULL: gate
+ * and up only. */
 void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, int wd, int64_t T,
                    const void *base, void *y);
 /* From dy (A): weight gradients, and dn = the gradient of xn1. */

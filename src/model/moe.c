@@ -52,7 +52,8 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
     route(m, a, l, la, T, load);
     experts(m, a, l, la, T, xout ? a->tmp->y : NULL);
     if (l->shared_gate >= 0)
-        fmi_gated_fwd(m, a, la, l->shared_gate, l->shared_up, l->shared_down, T, NULL, xout ? a->tmp->ys : NULL);
+        fmi_gated_fwd(m, a, la, l->shared_gate, l->shared_up, l->shared_down, T, NULL,
+                      xout ? a->tmp->ys : NULL);
     if (!xout) return;
     fmi_copy(m->x, la->x1, F, xout, F, T, D);
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = a->tmp->y, .slot_row = la->slot_row,

@@ -3,7 +3,8 @@
  * eq. 17-20). */
 #include "model/internal.h"
 
-/* Leaves the gradient of the gathered inputs in tmp->y, of the routing weights in tmp->dweight. Reads tmp->dxa. */
+/* Leaves the gradient of the gathered inputs in tmp->y, of the routing weights in tmp->dweight.
+ * Reads tmp->dxa. */
 static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)
 {
     const fm_config *c = &m->cfg;
@@ -11,14 +12,33 @@ static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t
     const fm_layer_acts *la = &a->layer[layer];
     struct fm_temp *t = a->tmp;
     void **grad = g->tables[layer];
-    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){
-                              .dy = t->dxa, .x = la->xn1, .offsets = la->offsets, .row_token = la->row_token,
-                              .row_slot = la->row_slot, .weight = la->weight, .w_gate = l->gate_table,
-                              .w_up = l->up_table, .w_down = l->down_table, .g_gate = grad[0], .g_up = grad[1],
-                              .g_down = grad[2], .gate = la->eg, .up = la->eu, .xg = t->xg, .dyg = t->dyg,
-                              .h = t->h, .dh = t->dh, .dgate = t->dgate, .dup = t->dup, .dx = t->y,
-                              .dweight = t->dweight, .G = T * c->num_experts_per_tok, .D = c->hidden_size,
-                              .M = c->moe_intermediate_size, .groups = c->n_routed_experts, .dt = m->dt});
+    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){.dy = t->dxa,
+                                               .x = la->xn1,
+                                               .offsets = la->offsets,
+                                               .row_token = la->row_token,
+                                               .row_slot = la->row_slot,
+                                               .weight = la->weight,
+                                               .w_gate = l->gate_table,
+                                               .w_up = l->up_table,
+                                               .w_down = l->down_table,
+                                               .g_gate = grad[0],
+                                               .g_up = grad[1],
+                                               .g_down = grad[2],
+                                               .gate = la->eg,
+                                               .up = la->eu,
+                                               .xg = t->xg,
+                                               .dyg = t->dyg,
+                                               .h = t->h,
+                                               .dh = t->dh,
+                                               .dgate = t->dgate,
+                                               .dup = t->dup,
+                                               .dx = t->y,
+                                               .dweight = t->dweight,
+                                               .G = T * c->num_experts_per_tok,
+                                               .D = c->hidden_size,
+                                               .M = c->moe_intermediate_size,
+                                               .groups = c->n_routed_experts,
+                                               .dt = m->dt});
 }
 
 /* tmp->dnf = gradient of the router's input. */

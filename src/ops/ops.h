@@ -209,12 +209,13 @@ typedef struct fm_swiglu_bwd_args {
     fm_dtype dt;
 } fm_swiglu_bwd_args;
 
-/* The gated FFN, whole, of one or many groups of rows: row i of group g (rows offsets[g] .. offsets[g+1]-1; one
- * group of all G rows without offsets) is row row_token[i] of x (row i where NULL);
- *     gate = x W_gate^T, up = x W_up^T (A);  h = w silu(gate) up (A, as swiglu);  y = base + h W_down^T (F).
- * groups > 0: the weights are tables of that many matrices, else one matrix each. Means exactly gather_rows,
- * two products, swiglu and a product; a fused version gives the same bits and may leave xg and h untouched.
- * gate, up [G, M] A out; y [G, D] F, NULL: stop after h; base [G, D] F, NULL: none. */
+/* The gated FFN, whole, of one or many groups of rows: row i of group g (rows offsets[g] ..
+ * offsets[g+1]-1; one group of all G rows without offsets) is row row_token[i] of x (row i where
+ * NULL); gate = x W_gate^T, up = x W_up^T (A);  h = w silu(gate) up (A, as swiglu);  y = base + h
+ * W_down^T (F). groups > 0: the weights are tables of that many matrices, else one matrix each.
+ * Means exactly gather_rows, two products, swiglu and a product; a fused version gives the same
+ * bits and may leave xg and h untouched. gate, up [G, M] A out; y [G, D] F, NULL: stop after h;
+ * base [G, D] F, NULL: none. */
 typedef struct fm_gated_args {
     const void *x;              /* [*, D] A */
     const int32_t *offsets;     /* [groups + 1] or NULL */

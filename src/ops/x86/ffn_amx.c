@@ -115,10 +115,10 @@ typedef struct side {
 } side;
 typedef void (*side_fn)(const side *x, int r0, int r1);
 
-/* acc [32, 32] = 32 rows in tile layout by one panel; between its steps fn works on its share of the 32 rows of
- * x: part `part` of `parts`. Tiles are multiplied while vectors are computed. */
-ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *acc, side_fn fn, const side *x,
-                     int part, int parts)
+/* acc [32, 32] = 32 rows in tile layout by one panel; between its steps fn works on its share of
+ * the 32 rows of x: part `part` of `parts`. Tiles are multiplied while vectors are computed. */
+ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *acc, side_fn fn,
+                     const side *x, int part, int parts)
 {
     int64_t first = part * steps, all = parts * steps;
     _tile_zero(0);
@@ -153,7 +153,8 @@ ALWAYS void activate(const side *x, int r0, int r1)
     int live = r1 < x->n ? r1 : x->n, r = r0;
     for (; r < live; r++, tg += 32, tu += 32, gate += 2 * a->M, up += 2 * a->M, h += 64) {
         v16 wr = weight_of(a->weight, a->row_slot, x->row + r);
-        __m512i g = FFN_ROUND(v16_load(tg), v16_load(tg + 16)), u = FFN_ROUND(v16_load(tu), v16_load(tu + 16));
+        __m512i g = FFN_ROUND(v16_load(tg), v16_load(tg + 16)),
+                u = FFN_ROUND(v16_load(tu), v16_load(tu + 16));
         put(w, gate, g);
         put(w, up, u);
         v16 h0 = gated_unit(ffn_low(g), ffn_low(u), wr), h1 = gated_unit(ffn_high(g), ffn_high(u), wr);
@@ -219,8 +220,8 @@ static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
     return FM_OK;
 }
 
-/* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h are written, the first two to tile layout
- * too. */
+/* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h are written, the first two to
+ * tile layout too. */
 ALWAYS void activate_bwd(const side *x, int r0, int r1)
 {
     const fm_gated_bwd_args *a = x->args;

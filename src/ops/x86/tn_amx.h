@@ -4,8 +4,8 @@
 
 #include "ops/x86/gemm_x86.h"
 
-/* C[i][j] += sum_t A[t][i] B[row(t)][j], chunks of 1,024 t, each from 0; transposed: C[j][i]. A may come in two
- * parts of m columns each with a C of their own, which then share one packing of B. */
+/* C[i][j] += sum_t A[t][i] B[row(t)][j], chunks of 1,024 t, each from 0; transposed: C[j][i]. A may
+ * come in two parts of m columns each with a C of their own, which then share one packing of B. */
 typedef struct fmi_tn {
     const fm_bf16 *a[2];       /* [k, m], the second NULL: one part */
     float *c[2];
