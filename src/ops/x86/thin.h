@@ -40,6 +40,12 @@ typedef struct fmi_thin_kern {
 /* false: not such a product (or no k); the caller goes on. */
 bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa);
 
+/* The gated FFN of few rows: gate, up and activation in one pass, then down. false: not such. */
+bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa);
+/* Operators: that, or the composite. */
+fm_status fmi_gated_avx2(const fm_kernel_ctx *ctx, const fm_gated_args *g);
+fm_status fmi_gated_avx512(const fm_kernel_ctx *ctx, const fm_gated_args *g);
+
 extern const fmi_thin_kern fmi_thin_bf16_avx2, fmi_thin_f32_avx2;
 extern const fmi_thin_kern fmi_thin_bf16_avx512, fmi_thin_f32_avx512;
 void fmi_thin_amx(fmi_thin_kern *k); /* bf16: the AVX-512 ones, NT on tiles */
