@@ -12,6 +12,10 @@
 
 enum { FMI_THIN_ROWS = 16, FMI_THIN_LANES_NT = 16, FMI_THIN_LANES_NN = 64 };
 
+/* Bytes of a row that are fetched early, straight into L1: 16 rows make 10 KiB. Fetched into L2 a
+ * line would take one of the core's few fill buffers twice, and those bound what a core reads. */
+#define FMI_THIN_AHEAD 640
+
 /* One block: lanes live (16 or fewer; NN 64 or fewer) of a weight, all of k. */
 typedef struct fmi_thin_block {
     const char *w;  /* NT: the first of its rows; NN: its first column of row 0 */
@@ -22,8 +26,7 @@ typedef struct fmi_thin_block {
     const float *x;        /* [m][kp] rows of A, zero-padded */
     const uint32_t *pairs; /* [kp / 2][m] the same as bf16 pairs, or NULL */
     float *acc;            /* out: [m][16] (NT) or [m][64] (NN) */
-    const char *ahead;     /* what is read next, or NULL; `ahead_lines` lines of it a step of 32 */
-    int ahead_lines;
+    const char *ahead;     /* the next block of as many rows, or NULL */
 } fmi_thin_block;
 
 typedef struct fmi_thin_kern {

@@ -7,6 +7,8 @@
 #include "ops/x86/thin.h"
 #include "ops/x86/v16.h"
 
+#define DISTANCE (FMI_THIN_AHEAD / 64) /* steps */
+
 typedef struct tile_config {
     uint8_t palette, start_row, reserved[14];
     uint16_t colsb[16];
@@ -42,9 +44,11 @@ static void nt_tiles(const fmi_thin_block *b)
     const uint32_t *x = b->pairs;
     int64_t wide = 4 * b->m;
     _tile_zero(0);
-    for (int64_t s = 0; s < b->k / 32; s++, w += 64, x += 16 * b->m) {
-        if (b->ahead)
-            for (int i = 0; i < 16; i++) _mm_prefetch(b->ahead + 1024 * s + 64 * i, _MM_HINT_T1);
+    for (int64_t s = 0, steps = b->k / 32; s < steps; s++, w += 64, x += 16 * b->m) {
+        const char *soon = s + DISTANCE < steps ? w + 64 * DISTANCE
+                           : b->ahead           ? b->ahead + 64 * (s + DISTANCE - steps)
+                                                : w;
+        for (int i = 0; i < 16; i++) _mm_prefetch(soon + i * b->stride, _MM_HINT_T0);
         _tile_loadd(2, w, b->stride);
         _tile_loadd(4, x, wide);
         _tile_dpbf16ps(0, 2, 4);

@@ -18,13 +18,13 @@ typedef struct job {
     int64_t blocks; /* of one problem */
     int64_t units;  /* blocks of all problems with rows */
     size_t el, elc;
-    const int32_t *row;      /* NULL, or row i of A is row row[i] of memory */
+    const int32_t *row; /* NULL, or row i of A is row row[i] of memory */
 } job;
 
 typedef struct problem {
     const char *a, *b;
     char *c;
-    int64_t m, row0;         /* its rows; the first of them in A and C */
+    int64_t m, row0; /* its rows; the first of them in A and C */
 } problem;
 
 static int64_t rows_of(const fm_gemm_args *a, int i)
@@ -85,13 +85,11 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
     place_rows(j, p, x, kp, pairs);
     b.x = x;
     b.pairs = pairs;
-    bool dense = nt && a->ldb == a->k;
-    b.ahead_lines = (int)((16 * 32 * j->el + 63) / 64);
     for (int64_t u = u0; u < u1; u++) {
         int64_t at = u * j->lanes;
         b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
         b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
-        b.ahead = !dense ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
+        b.ahead = !nt ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
         if (nt)
             kern->nt(&b);
         else
@@ -115,10 +113,17 @@ static void activate(const pass *w, const problem *p, int64_t n0, int64_t n1)
     fm_kernel_ctx alone = *w->one.ctx;
     size_t at = ((size_t)p->row0 * (size_t)g->M + (size_t)n0) * w->one.el;
     alone.n_threads = 1;
-    fm_swiglu_args s = {.gate = (const char *)g->gate + at, .up = (const char *)g->up + at,
-                        .row_slot = g->row_slot ? g->row_slot + p->row0 : NULL, .weight = g->weight,
-                        .h = (char *)g->h + at, .G = p->m, .M = (n1 < g->M ? n1 : g->M) - n0,
-                        .ld_gate = g->M, .ld_up = g->M, .ld_h = g->M, .dt = g->dt};
+    fm_swiglu_args s = {.gate = (const char *)g->gate + at,
+                        .up = (const char *)g->up + at,
+                        .row_slot = g->row_slot ? g->row_slot + p->row0 : NULL,
+                        .weight = g->weight,
+                        .h = (char *)g->h + at,
+                        .G = p->m,
+                        .M = (n1 < g->M ? n1 : g->M) - n0,
+                        .ld_gate = g->M,
+                        .ld_up = g->M,
+                        .ld_h = g->M,
+                        .dt = g->dt};
     alone.ops->swiglu(&alone, &s);
 }
 
@@ -160,8 +165,7 @@ static void thin_thread(void *arg, int tid, int n_threads)
 static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
 {
     bool bf16 = a->dt == FM_DTYPE_BF16;
-    if ((!bf16 && a->dt != FM_DTYPE_F32) || a->kind == FM_GEMM_TN || isa < FM_ISA_AVX2)
-        return 0;
+    if ((!bf16 && a->dt != FM_DTYPE_F32) || a->kind == FM_GEMM_TN || isa < FM_ISA_AVX2) return 0;
     if (a->n <= 0 || a->k <= 0) return 0;
     job j = {.ctx = ctx, .a = a};
     j.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
@@ -193,9 +197,12 @@ static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_
 static void run_pass(pass *w)
 {
     const job *j = &w->one;
-    double bytes = (double)j->units * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
-    if (bytes < WAKE_BYTES || j->ctx->n_threads == 1) thin_thread(w, 0, 1);
-    else fmi_pool_run(j->ctx->pool, thin_thread, w);
+    double bytes =
+        (double)j->units * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
+    if (bytes < WAKE_BYTES || j->ctx->n_threads == 1)
+        thin_thread(w, 0, 1);
+    else
+        fmi_pool_run(j->ctx->pool, thin_thread, w);
 }
 
 bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
@@ -210,8 +217,17 @@ bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa
 {
     bool tables = g->groups > 0;
     fm_dtype F = FM_DTYPE_F32;
-    fm_gemm_args gate = {.a = g->x, .b = g->w_gate, .c = g->gate, .kind = FM_GEMM_NT, .m = g->G,
-                         .n = g->M, .k = g->D, .lda = g->D, .ldb = g->D, .ldc = g->M, .dt = g->dt,
+    fm_gemm_args gate = {.a = g->x,
+                         .b = g->w_gate,
+                         .c = g->gate,
+                         .kind = FM_GEMM_NT,
+                         .m = g->G,
+                         .n = g->M,
+                         .k = g->D,
+                         .lda = g->D,
+                         .ldb = g->D,
+                         .ldc = g->M,
+                         .dt = g->dt,
                          .dtc = g->dt};
     if (tables) {
         gate.offsets = g->offsets;
@@ -232,11 +248,29 @@ bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa
     run_pass(&w);
     if (!g->y) return true;
     if (g->base && g->base != g->y)
-        ctx->ops->gather_rows(ctx, &(fm_gather_rows_args){.x = g->base, .y = g->y, .n = g->G, .D = g->D,
-                                                          .ldx = g->D, .ldy = g->D, .dt_x = F, .dt_y = F});
-    fm_gemm_args down = {.a = g->h, .b = g->w_down, .c = g->y, .kind = FM_GEMM_NT, .m = g->G, .n = g->D,
-                         .k = g->M, .lda = g->M, .ldb = g->M, .ldc = g->D, .dt = g->dt, .dtc = F,
-                         .accumulate = g->base != NULL, .offsets = gate.offsets, .groups = gate.groups};
+        ctx->ops->gather_rows(ctx, &(fm_gather_rows_args){.x = g->base,
+                                                          .y = g->y,
+                                                          .n = g->G,
+                                                          .D = g->D,
+                                                          .ldx = g->D,
+                                                          .ldy = g->D,
+                                                          .dt_x = F,
+                                                          .dt_y = F});
+    fm_gemm_args down = {.a = g->h,
+                         .b = g->w_down,
+                         .c = g->y,
+                         .kind = FM_GEMM_NT,
+                         .m = g->G,
+                         .n = g->D,
+                         .k = g->M,
+                         .lda = g->M,
+                         .ldb = g->M,
+                         .ldc = g->D,
+                         .dt = g->dt,
+                         .dtc = F,
+                         .accumulate = g->base != NULL,
+                         .offsets = gate.offsets,
+                         .groups = gate.groups};
     if (tables) down.table = (void *const *)g->w_down;
     return fmi_gemm_thin(ctx, &down, isa) || ctx->ops->gemm(ctx, &down) == FM_OK;
 }
