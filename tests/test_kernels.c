@@ -56,7 +56,25 @@ static void check_rmsnorm_bwd(kh *h, int64_t T, int64_t D, fm_dtype dt, int v)
     a.rstd = kh_in(h, T, F32, 1);
     a.dx = kh_values(h, T * a.lddx, a.dtdx, 1, true);
     a.dw = kh_values(h, D, F32, 1, true);
+    if (v > 0) a.dxa = kh_out(h, T * D, fm_dtype_bytes(dt));
     KH_CHECK(h, rmsnorm_bwd, &a);
+}
+
+/* dx in the place of dy; no dx at all. */
+static void check_rmsnorm_bwd_place(kh *h, int64_t T, int64_t D)
+{
+    for (int v = 0; v < 2; v++) {
+        fm_rmsnorm_bwd_args a = {.T = T, .D = D, .ldx = D, .lddy = D, .lddx = D, .dt = BF16,
+                                 .dtdx = F32};
+        float *dy = kh_values(h, T * D, F32, 1, true);
+        a.dy = dy;
+        a.dx = v ? NULL : dy;
+        a.x = kh_in(h, T * D, F32, 2);
+        a.w = kh_in(h, D, F32, 2);
+        a.rstd = kh_in(h, T, F32, 1);
+        a.dw = kh_values(h, D, F32, 1, true);
+        KH_CHECK(h, rmsnorm_bwd, &a);
+    }
 }
 
 static void test_rmsnorm_bwd(void **state)
@@ -67,7 +85,9 @@ static void test_rmsnorm_bwd(void **state)
         for (int v = 0; v < 3; v++) check_rmsnorm_bwd(h, T, D, dt, v);
     }
     h->what = "several chunks";
-    check_rmsnorm_bwd(h, 2500, 40, BF16, 0);
+    for (int v = 0; v < 3; v++) check_rmsnorm_bwd(h, 2500, 40, BF16, v);
+    check_rmsnorm_bwd(h, 4096, 33, F32, 1);
+    check_rmsnorm_bwd_place(h, 3100, 24);
 }
 
 static void test_rope(void **state)

@@ -86,7 +86,8 @@ typedef struct fm_rmsnorm_args {
 
 /* g = dy + dyf (either may be NULL); dx = w*g*rstd - x * rstd^3/D * sum_j(w_j g_j x_j); dw += sum over rows
  * of g * x * rstd (chunks of 1,024 rows, each from 0, added to dw ascending).
- * dy [T, lddy] F; dyf [T, D] F; dx [T, lddx] dtype dtdx (A or F), added to when accumulate (F only). */
+ * dy [T, lddy] F; dyf [T, D] F; dx [T, lddx] dtype dtdx (A or F), added to when accumulate (F only);
+ * dxa [T, D] A: what dx holds afterwards, rounded, or NULL. dx may be dy. */
 typedef struct fm_rmsnorm_bwd_args {
     const void *dy;
     const void *dyf;
@@ -95,6 +96,7 @@ typedef struct fm_rmsnorm_bwd_args {
     const void *rstd;
     void *dx;
     void *dw;       /* [D] F */
+    void *dxa;
     int64_t T, D, ldx, lddy, lddx;
     fm_dtype dt, dtdx;
     bool accumulate;
