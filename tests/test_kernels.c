@@ -256,6 +256,14 @@ static void test_loss(void **state)
             a.loss = kh_out(h, T, 4);
             if (v != 2) a.dlogits = kh_out(h, T * a.ldd, fm_dtype_bytes(a.dt));
             KH_CHECK(h, xent, &a);
+            a.logits = x = kh_in(h, T * a.ld, F32, v == 2 ? 120 : 10);
+            if (v == 2 && W > 3) x[2] = -INFINITY;
+            a.lse = NULL;
+            a.target = target = kh_ints(h, T, (int)W + 1);
+            for (int64_t t = 0; t < T; t++) target[t]--;
+            a.loss = kh_out(h, T, 4);
+            a.dlogits = v != 1 ? kh_out(h, T * a.ldd, fm_dtype_bytes(a.dt)) : NULL;
+            KH_CHECK(h, xent, &a);
         }
 }
 

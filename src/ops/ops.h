@@ -323,7 +323,7 @@ typedef struct fm_lse_args {
     fm_dtype dt;
 } fm_lse_args;
 
-/* Cross-entropy given lse: loss[t] = lse[t] - logits[t, target[t]] (0 where target < 0);
+/* Cross-entropy given lse (NULL: it is formed here, the same bits): loss[t] = lse[t] - logits[t, target[t]] (0 where target < 0);
  * dlogits[t,w] = grad_scale * (exp(logits - lse) - [w == target]) rounded to A, zeros where target < 0.
  * dlogits may be NULL (evaluation). loss [T] F; dlogits [T, ldd] A. */
 typedef struct fm_xent_args {
