@@ -562,6 +562,12 @@ static inline void v16_put_n(void *p, v16 x, int64_t n, bool bf)
     else v16_store_n(p, x, n);
 }
 
+/* Asks for the line `bytes` past p, which may lie past the array. */
+static inline void v16_ask(const void *p, int64_t bytes)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + (uintptr_t)bytes), _MM_HINT_T0);
+}
+
 /* Elements of a step of 16 that are left at i of n. */
 static inline int64_t lanes_left(int64_t n, int64_t i)
 {
