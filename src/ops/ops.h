@@ -301,14 +301,15 @@ typedef struct fm_scatter_rows_args {
     fm_dtype dt;
 } fm_scatter_rows_args;
 
-/* x[t,:] = x[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may be
- * NULL. x [T, D] F; y [T*K, D] F; shared [T, D] F. Forward: x is the residual stream. Backward: x is the
+/* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may be
+ * NULL; base NULL: x itself. x, base [T, D] F; y [T*K, D] F; shared [T, D] F. Forward: x is the residual stream. Backward: x is the
  * gradient of the router's input. */
 typedef struct fm_moe_combine_args {
     const void *y;
     const int32_t *slot_row;
     const void *shared;
     void *x;
+    const void *base;
     int64_t T, D;
     int K;
     fm_dtype dt;
@@ -347,10 +348,11 @@ typedef struct fm_sum_args {
 } fm_sum_args;
 
 /* y = alpha x + beta y elementwise as fma(alpha, x, beta*y), F (beta 0: y is not read). x may be NULL with
- * alpha 0 (scaling or, with beta 0, zero filling). */
+ * alpha 0 (scaling or, with beta 0, zero filling). ya: y rounded to bf16 (dt F32), or NULL. */
 typedef struct fm_axpby_args {
     const void *x;
     void *y;
+    void *ya;
     int64_t n;
     double alpha, beta;
     fm_dtype dt;             /* of x and y: F32, F64, C128 */
