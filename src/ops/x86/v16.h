@@ -568,6 +568,15 @@ static inline void v16_ask(const void *p, int64_t bytes)
     _mm_prefetch((const char *)((uintptr_t)p + (uintptr_t)bytes), _MM_HINT_T0);
 }
 
+/* Asks for n elements at p, into the second level. */
+static inline void v16_touch(const void *p, int64_t n, bool bf)
+{
+    const char *c = p;
+    int64_t bytes = n * (bf ? 2 : 4);
+    for (int64_t i = 0; i < bytes + 63; i += 64)
+        _mm_prefetch(c + (i < bytes ? i : bytes - 1), _MM_HINT_T1);
+}
+
 /* Elements of a step of 16 that are left at i of n. */
 static inline int64_t lanes_left(int64_t n, int64_t i)
 {
