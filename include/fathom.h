@@ -12,6 +12,7 @@
 #include "fathom/model.h"
 #include "fathom/nearest.h"
 #include "fathom/report.h"
+#include "fathom/scale.h"
 #include "fathom/session.h"
 #include "fathom/status.h"
 #include "fathom/tokenizer.h"

@@ -134,7 +134,7 @@ typedef struct fm_scale_surface {
     double huber_delta;
     bool with_sparsity;
     double sparsity;                /* geometric mean                                          */
-    double size_power, size_factor; /* C = size_factor * size^size_power * D: 6, 1 for 6ND    */
+    double size_power, size_factor; /* about C = size_factor * size^size_power * D    */
 } fm_scale_surface;
 
 /* What one counting gives. */
@@ -154,6 +154,8 @@ typedef struct fm_scale_power {
     char term[2][8]; /* "N", "D", "C" */
     double rms;      /* of ln y */
     int n;
+    double ratio, ratio_rms; /* the sweeps' optima over the published law's (N: all parameters):
+                                geometric mean, rms of ln about it */
 } fm_scale_power;
 
 /* Laws of the best batch and learning rate over (size, tokens) groups of a sweep. */

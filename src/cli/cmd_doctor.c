@@ -33,12 +33,26 @@ static bool on_path(const char *program)
 #define HAVE_EDIT false
 #endif
 
+#ifdef FM_HAVE_NLOPT
+#define HAVE_NLOPT true
+#else
+#define HAVE_NLOPT false
+#endif
+
+#ifdef FM_HAVE_SQLITE
+#define HAVE_SQLITE true
+#else
+#define HAVE_SQLITE false
+#endif
+
 static int parts_of(part *p)
 {
     int n = 0;
     p[n++] = (part){"libedit", "line editing in fathom chat", "libedit-dev, then build again", HAVE_EDIT};
     p[n++] = (part){"zstd", "packing corpora by hand", "zstd", on_path("zstd")};
-    p[n++] = (part){"gnuplot", "plots of scaling studies", "gnuplot", on_path("gnuplot")};
+    p[n++] = (part){"NLopt", "fits of scaling laws", "libnlopt-dev, then build again", HAVE_NLOPT};
+    p[n++] = (part){"SQLite", "the index of a study's runs", "libsqlite3-dev, then build again", HAVE_SQLITE};
+    p[n++] = (part){"gnuplot", "plots of scaling studies", "gnuplot-nox", on_path("gnuplot")};
     p[n++] = (part){"mpirun", "several processes", "openmpi-bin libopenmpi-dev", on_path("mpirun")};
     p[n++] = (part){"nvcc", "CUDA kernels", "the CUDA toolkit", on_path("nvcc")};
     p[n++] = (part){"nvidia-smi", "an NVIDIA GPU and its driver", "the NVIDIA driver", on_path("nvidia-smi")};
@@ -107,7 +121,7 @@ int cmd_doctor(int argc, char **argv)
     fm_machine m;
     fm_ceiling ceilings[FM_CEILINGS_MAX];
     fm_err err = {0};
-    part parts[8];
+    part parts[10];
     struct statvfs vfs;
     int n = 0, n_parts = parts_of(parts);
     double disk = statvfs(".", &vfs) == 0 ? (double)vfs.f_bavail * (double)vfs.f_frsize : 0;

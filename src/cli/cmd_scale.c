@@ -255,7 +255,8 @@ static int scale_plot(int argc, char **argv)
     }
     if (rc == CLI_GO_ON && fm_scale_plot(f, dir, &err)) rc = cli_fail(NAME, "%s", err.text);
     if (rc == CLI_GO_ON) {
-        printf("%s: isoflop, frontier, residuals as .svg and .png; report.md\n", dir);
+        printf("%s: isoflop, frontier, residuals%s as .svg and .png; report.md\n", dir,
+               fm_scale_fit_sweep(f)->there ? ", sweep" : "");
         rc = CLI_DONE;
     }
     fm_scale_fit_free(f);

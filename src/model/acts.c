@@ -5,6 +5,13 @@
  * buffers per layer, inference (and recomputation) one set for all layers. */
 #include "model/internal.h"
 
+#define LOGIT_BLOCK ((int64_t)1 << 20) /* logits of a training step at a time: they stay in L2 */
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 typedef struct planner {
     fmi_arena arena;
     const fm_config *c;
@@ -33,6 +40,13 @@ static int64_t dense_width(const fm_config *c)
             if (d > w) w = d;
         }
     return w;
+}
+
+/* Elements of hidden activations: dense FFN of all rows or experts of all grouped rows. */
+static int64_t wide_rows(const planner *p)
+{
+    int64_t wide = p->T * dense_width(p->c), routed = p->G * p->c->moe_intermediate_size;
+    return routed > wide ? routed : wide;
 }
 
 static void plan_attention(planner *p, fm_layer_acts *l, const fm_acts_opts *o)
@@ -67,7 +81,6 @@ static void plan_ffn(planner *p, fm_layer_acts *l, const fm_acts_opts *o, bool m
     l->rstd1 = take(p, T, p->F);
     l->gate = take(p, T * dense, p->A);
     l->up = take(p, T * dense, p->A);
-    l->h = take(p, T * dense, p->A);
     if (!moe) return;
     l->xn1f = take(p, T * D, p->F);
     l->score = take(p, T * E, p->F);
@@ -77,10 +90,8 @@ static void plan_ffn(planner *p, fm_layer_acts *l, const fm_acts_opts *o, bool m
     l->row_slot = take(p, p->G, FM_DTYPE_I32);
     l->row_token = take(p, p->G, FM_DTYPE_I32);
     l->slot_row = take(p, p->G, FM_DTYPE_I32);
-    l->xg = take(p, p->G * D, p->A);
     l->eg = take(p, p->G * M, p->A);
     l->eu = take(p, p->G * M, p->A);
-    l->eh = take(p, p->G * M, p->A);
     int64_t L = o->row_length_min > 0 ? o->row_length_min : T;
     if (o->backward) l->balance_f = take(p, (T + L - 1) / L * E, p->F);
 }
@@ -104,7 +115,9 @@ static void plan_temp_forward(planner *p, struct fm_temp *t, const fm_acts_opts 
     const fm_config *c = p->c;
     int64_t T = p->T, H = c->num_attention_heads, D = c->hidden_size;
     t->q = take(p, T * H * (c->qk_nope_head_dim + c->qk_rope_head_dim), p->F);
+    t->h = take(p, wide_rows(p), p->A);
     if (c->n_routed_experts) {
+        t->xg = take(p, p->G * D, p->A);
         t->z = take(p, T * c->n_routed_experts, p->F);
         t->y = take(p, p->G * D, p->F);
         t->ys = take(p, T * D, p->F);
@@ -122,8 +135,7 @@ static void plan_temp_backward(planner *p, struct fm_temp *t, const fm_acts_opts
     const fm_config *c = p->c;
     int64_t T = p->T, H = c->num_attention_heads, D = c->hidden_size;
     int64_t N = c->qk_nope_head_dim, R = c->qk_rope_head_dim, V = c->v_head_dim, C = c->kv_lora_rank;
-    int64_t wide = T * dense_width(c), routed = p->G * c->moe_intermediate_size;
-    if (routed > wide) wide = routed;
+    int64_t wide = wide_rows(p);
     t->dx = take(p, T * D, p->F);
     t->dxa = take(p, T * D, p->A);
     t->dn = take(p, T * D, p->F);
@@ -168,8 +180,10 @@ static void plan_ends(planner *p, fm_acts *a, const fm_acts_opts *o)
         a->mtp_hf = take(p, T * D, p->F);
         a->mtp_rstd = take(p, T, p->F);
     }
-    a->logits = take(p, o->logit_rows * c->vocab_size, p->F);
-    a->lse = take(p, o->logit_rows, p->F);
+    a->logit_block = o->logit_rows;
+    if (o->backward) a->logit_block = smaller(LOGIT_BLOCK / c->vocab_size + 1, o->logit_rows);
+    a->logits = take(p, a->logit_block * c->vocab_size, p->F);
+    a->lse = take(p, a->logit_block, p->F);
 }
 
 /* Fills a (layer array of n entries and tmp already there) from the arena; base NULL measures. */

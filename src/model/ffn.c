@@ -2,31 +2,38 @@
  * y = W_down(silu(W_gate x) * (W_up x)). deepseek-family.md 3.8. */
 #include "model/internal.h"
 
-void fmi_gated_fwd(fm_model *m, fm_layer_acts *la, int wg, int wu, int64_t T)
+void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, int wd, int64_t T,
+                   const void *base, void *y)
 {
-    int64_t D = m->cfg.hidden_size, I = m->lay.params[wg].rows;
-    fmi_linear(m, la->xn1, D, wg, T, la->gate, I, m->dt, false);
-    fmi_linear(m, la->xn1, D, wu, T, la->up, I, m->dt, false);
-    fm_op_swiglu(m->x, &(fm_swiglu_args){.gate = la->gate, .up = la->up, .h = la->h, .G = T, .M = I,
-                                         .ld_gate = I, .ld_up = I, .ld_h = I, .dt = m->dt});
+    fm_op_gated(m->x, &(fm_gated_args){.x = la->xn1, .w_gate = fmi_w(m, wg), .w_up = fmi_w(m, wu),
+                                       .w_down = fmi_w(m, wd), .gate = la->gate, .up = la->up, .h = a->tmp->h,
+                                       .base = base, .y = y, .G = T, .D = m->cfg.hidden_size,
+                                       .M = m->lay.params[wg].rows, .dt = m->dt});
 }
 
 void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la, int wg, int wu, int wd,
                    int64_t T, const void *dy, void *dn)
 {
     struct fm_temp *t = a->tmp;
-    int64_t D = m->cfg.hidden_size, I = m->lay.params[wg].rows;
-    fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_linear_dw(m, g, dy, D, la->h, I, wd, T);
-    fmi_linear_dx(m, dy, D, wd, T, t->dh, I, m->dt, false);
-    fm_op_swiglu_bwd(m->x, &(fm_swiglu_bwd_args){.dh = t->dh, .gate = la->gate, .up = la->up,
-                                                 .dgate = t->dgate, .dup = t->dup, .G = T, .M = I,
-                                                 .ld_dh = I, .ld_gate = I, .ld_up = I, .ld_dgate = I,
-                                                 .ld_dup = I, .dt = m->dt});
-    fmi_linear_dw(m, g, t->dgate, I, la->xn1, D, wg, T);
-    fmi_linear_dw(m, g, t->dup, I, la->xn1, D, wu, T);
-    fmi_linear_dx(m, t->dgate, I, wg, T, dn, D, F, false);
-    fmi_linear_dx(m, t->dup, I, wu, T, dn, D, F, true);
+    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){.dy = dy,
+                                               .x = la->xn1,
+                                               .w_gate = fmi_w(m, wg),
+                                               .w_up = fmi_w(m, wu),
+                                               .w_down = fmi_w(m, wd),
+                                               .g_gate = g->g[wg],
+                                               .g_up = g->g[wu],
+                                               .g_down = g->g[wd],
+                                               .gate = la->gate,
+                                               .up = la->up,
+                                               .h = t->h,
+                                               .dh = t->dh,
+                                               .dgate = t->dgate,
+                                               .dup = t->dup,
+                                               .dx = dn,
+                                               .G = T,
+                                               .D = m->cfg.hidden_size,
+                                               .M = m->lay.params[wg].rows,
+                                               .dt = m->dt});
 }
 
 void fmi_ffn_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout)
@@ -34,14 +41,10 @@ void fmi_ffn_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout)
     const fm_layer *l = &m->lay.layers[layer];
     fm_layer_acts *la = &a->layer[layer];
     int64_t D = m->cfg.hidden_size;
-    fm_dtype F = fmi_full_dtype(m->dt);
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x1, .w = fmi_w(m, l->ffn_norm), .y = la->xn1,
                                            .rstd = la->rstd1, .T = T, .D = D, .ldx = D, .ldy = D,
                                            .eps = m->cfg.rms_norm_eps, .dt = m->dt});
-    fmi_gated_fwd(m, la, l->gate, l->up, T);
-    if (!xout) return;
-    fmi_copy(m->x, la->x1, F, xout, F, T, D);
-    fmi_linear(m, la->h, m->lay.params[l->gate].rows, l->down, T, xout, D, F, true);
+    fmi_gated_fwd(m, a, la, l->gate, l->up, l->down, T, la->x1, xout);
 }
 
 void fmi_ffn_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)

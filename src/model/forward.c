@@ -42,23 +42,33 @@ void fmi_logits(fm_model *m, fm_acts *a, const void *h, const int32_t *rows, int
     fmi_linear(m, h, D, m->lay.head, n, logits, m->cfg.vocab_size, fmi_full_dtype(m->dt), false);
 }
 
+/* Loss of n rows; with grad their dlogits and dh. */
+static void head_block(fm_model *m, fm_acts *a, bool grad, const void *h, const int32_t *target, int64_t n,
+                       double grad_scale, void *loss_rows, void *dlogits, void *dh)
+{
+    int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    fmi_linear(m, h, D, m->lay.head, n, a->logits, W, F, false);
+    fm_op_lse(m->x, &(fm_lse_args){.logits = a->logits, .lse = a->lse, .T = n, .W = W, .ld = W,
+                                   .dt = m->dt});
+    fm_op_xent(m->x, &(fm_xent_args){.logits = a->logits, .lse = a->lse, .target = target,
+                                     .loss = loss_rows, .dlogits = grad ? dlogits : NULL, .T = n, .W = W,
+                                     .ld = W, .ldd = W, .grad_scale = grad_scale, .dt = m->dt});
+    if (grad) fmi_linear_dx(m, dlogits, W, m->lay.head, n, dh, D, F, false);
+}
+
 void fmi_head_loss(fm_model *m, fm_acts *a, fm_grads *g, const void *h, const int32_t *target, int64_t T,
                    double grad_scale, void *loss_rows, void *dh)
 {
-    int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size, chunk = a->o.logit_rows;
+    int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size, chunk = a->o.logit_rows, block = a->logit_block;
     fm_dtype F = fmi_full_dtype(m->dt);
     for (int64_t t = 0; t < T; t += chunk) {
         int64_t n = T - t < chunk ? T - t : chunk;
-        const void *hc = fmi_at(h, t * D, m->dt);
-        fmi_linear(m, hc, D, m->lay.head, n, a->logits, W, F, false);
-        fm_op_lse(m->x, &(fm_lse_args){.logits = a->logits, .lse = a->lse, .T = n, .W = W, .ld = W,
-                                       .dt = m->dt});
-        fm_op_xent(m->x, &(fm_xent_args){.logits = a->logits, .lse = a->lse, .target = target + t,
-                                         .loss = fmi_at(loss_rows, t, F),
-                                         .dlogits = g ? a->tmp->dlogits : NULL, .T = n, .W = W, .ld = W,
-                                         .ldd = W, .grad_scale = grad_scale, .dt = m->dt});
-        if (!g) continue;
-        fmi_linear_dx(m, a->tmp->dlogits, W, m->lay.head, n, fmi_at(dh, t * D, F), D, F, false);
-        fmi_linear_dw(m, g, a->tmp->dlogits, W, hc, D, m->lay.head, n);
+        for (int64_t b = 0; b < n; b += block)
+            head_block(m, a, g != NULL, fmi_at(h, (t + b) * D, m->dt), target + t + b,
+                       n - b < block ? n - b : block, grad_scale, fmi_at(loss_rows, t + b, F),
+                       g ? fmi_at(a->tmp->dlogits, b * W, m->dt) : NULL,
+                       g ? fmi_at(dh, (t + b) * D, F) : NULL);
+        if (g) fmi_linear_dw(m, g, a->tmp->dlogits, W, fmi_at(h, t * D, m->dt), D, m->lay.head, n);
     }
 }

@@ -61,14 +61,13 @@ typedef struct fm_layer_acts {
     void *xn1;     /* [T, D] A */
     void *xn1f;    /* [T, D] F   router input (MoE) */
     void *rstd1;   /* [T] F */
-    void *gate, *up, *h;    /* [T, I] A dense FFN, or shared experts [T, Ns*M] */
+    void *gate, *up;        /* [T, I] A dense FFN, or shared experts [T, Ns*M] */
     void *score;   /* [T, E] F */
     int32_t *expert;        /* [T, K] */
     void *weight;  /* [T, K] F */
     int32_t *offsets;       /* [E+1] */
     int32_t *row_slot, *row_token, *slot_row; /* [T*K] */
-    void *xg;      /* [T*K, D] A */
-    void *eg, *eu, *eh;     /* [T*K, M] A */
+    void *eg, *eu;          /* [T*K, M] A */
     void *balance_f;        /* [T / L, E] F */
 } fm_layer_acts;
 
@@ -99,8 +98,9 @@ typedef struct fm_acts {
     void *mtp_h;                 /* [T, D] A after shared_head.norm */
     void *mtp_hf;                /* [T, D] F, unrounded: the hidden a further draft step reads */
     void *mtp_rstd;              /* [T] F */
-    void *logits;                /* [logit_rows, W] F */
-    void *lse;                   /* [logit_rows] F */
+    int64_t logit_block;         /* rows below: logit_rows, for training fewer */
+    void *logits;                /* [logit_block, W] F */
+    void *lse;                   /* [logit_block] F */
     struct fm_temp *tmp;         /* transients, acts.c */
     void *arena;                 /* device block everything above is carved from */
     size_t bytes;

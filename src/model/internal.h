@@ -12,6 +12,8 @@ struct fm_temp {
     void *z;        /* [T, E] F        router logits */
     void *y;        /* [T*K, D] F      expert outputs; backward: gradient of gathered inputs */
     void *ys;       /* [T, D] F        shared experts' output */
+    void *xg;       /* [T*K, D] A      gathered rows, where experts do not read them in place */
+    void *h;        /* [T, max dense] or [T*K, M] A: hidden activations */
     void *q_lat;    /* [T, H, C] A     absorbed query */
     void *u;        /* [T, H, C] A     absorbed attention output */
     void *lat_g;    /* [S, C+R] A      gathered cache rows (expanded form over a cache) */
@@ -34,7 +36,7 @@ struct fm_temp {
     void *dh;       /* [T, max dense] or [T*K, M] A: gradient of h */
     void *dgate;    /* the same shape */
     void *dup;
-    void *dyg;      /* [T*K, D] A */
+    void *dyg;      /* [T*K, D] A      gathered gradients, like xg */
     void *dweight;  /* [T, K] F */
     void *dz;       /* [T, E] F */
     void *dlogits;  /* [logit_rows, W] A */
@@ -105,12 +107,13 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
 void fmi_layer_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
                    const fm_backward_opts *o);
 
-/* Dense gate-up-down shared by dense layers and shared experts: h = silu(gate) * up of xn1. */
-void fmi_gated_fwd(fm_model *m, fm_layer_acts *la, int wg, int wu, int64_t T);
-/* From dy (A): weight gradients, and dn (+)= the gradient of xn1. */
+/* Dense gate-up-down shared by dense layers and shared experts: y = base + ffn(xn1); y NULL: gate
+ * and up only. */
+void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, int wd, int64_t T,
+                   const void *base, void *y);
+/* From dy (A): weight gradients, and dn = the gradient of xn1. */
 void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la, int wg, int wu, int wd,
                    int64_t T, const void *dy, void *dn);
-
 
 /* RANGE unless every id is in the vocabulary and the rows fit the rotary tables. */
 fm_status fmi_check_ids(const fm_model *m, const int32_t *ids, int64_t rows, int64_t T, fm_err *err);

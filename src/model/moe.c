@@ -27,29 +27,16 @@ static void route(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la,
                                              .K = c->num_experts_per_tok});
 }
 
-/* Grouped y [G, n] = x [G, k] W_e^T. */
-static void grouped(fm_model *m, const fm_layer_acts *la, const void *x, int64_t k, void *const *table,
-                    int64_t n, int64_t G, void *y, fm_dtype dty)
-{
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = x, .c = y, .offsets = la->offsets, .table = table,
-                                     .kind = FM_GEMM_NT, .m = G, .n = n, .k = k, .lda = k, .ldb = k,
-                                     .ldc = n, .dt = m->dt, .dtc = dty,
-                                     .groups = m->cfg.n_routed_experts});
-}
-
-static void experts(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T)
+static void experts(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T, void *y)
 {
     const fm_config *c = &m->cfg;
-    int64_t D = c->hidden_size, M = c->moe_intermediate_size, G = T * c->num_experts_per_tok;
-    fm_op_gather_rows(m->x, &(fm_gather_rows_args){.x = la->xn1, .rows = la->row_token, .y = la->xg,
-                                                   .n = G, .D = D, .ldx = D, .ldy = D, .dt_x = m->dt,
-                                                   .dt_y = m->dt});
-    grouped(m, la, la->xg, D, l->gate_table, M, G, la->eg, m->dt);
-    grouped(m, la, la->xg, D, l->up_table, M, G, la->eu, m->dt);
-    fm_op_swiglu(m->x, &(fm_swiglu_args){.gate = la->eg, .up = la->eu, .row_slot = la->row_slot,
-                                         .weight = la->weight, .h = la->eh, .G = G, .M = M, .ld_gate = M,
-                                         .ld_up = M, .ld_h = M, .dt = m->dt});
-    (void)a;
+    fm_op_gated(m->x, &(fm_gated_args){
+                          .x = la->xn1, .offsets = la->offsets, .row_token = la->row_token,
+                          .row_slot = la->row_slot, .weight = la->weight, .w_gate = l->gate_table,
+                          .w_up = l->up_table, .w_down = l->down_table, .xg = a->tmp->xg, .gate = la->eg,
+                          .up = la->eu, .h = a->tmp->h, .y = y, .G = T * c->num_experts_per_tok,
+                          .D = c->hidden_size, .M = c->moe_intermediate_size, .groups = c->n_routed_experts,
+                          .dt = m->dt});
 }
 
 void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int32_t *load)
@@ -57,19 +44,17 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
     const fm_config *c = &m->cfg;
     const fm_layer *l = &m->lay.layers[layer];
     fm_layer_acts *la = &a->layer[layer];
-    int64_t D = c->hidden_size, G = T * c->num_experts_per_tok;
+    int64_t D = c->hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x1, .w = fmi_w(m, l->ffn_norm), .y = la->xn1,
                                            .yf = la->xn1f, .rstd = la->rstd1, .T = T, .D = D, .ldx = D,
                                            .ldy = D, .eps = c->rms_norm_eps, .dt = m->dt});
     route(m, a, l, la, T, load);
-    experts(m, a, l, la, T);
-    if (l->shared_gate >= 0) fmi_gated_fwd(m, la, l->shared_gate, l->shared_up, T);
-    if (!xout) return;
-    grouped(m, la, la->eh, c->moe_intermediate_size, l->down_table, D, G, a->tmp->y, F);
+    experts(m, a, l, la, T, xout ? a->tmp->y : NULL);
     if (l->shared_gate >= 0)
-        fmi_linear(m, la->h, m->lay.params[l->shared_gate].rows, l->shared_down, T, a->tmp->ys, D, F,
-                   false);
+        fmi_gated_fwd(m, a, la, l->shared_gate, l->shared_up, l->shared_down, T, NULL,
+                      xout ? a->tmp->ys : NULL);
+    if (!xout) return;
     fmi_copy(m->x, la->x1, F, xout, F, T, D);
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = a->tmp->y, .slot_row = la->slot_row,
                                                    .shared = l->shared_gate >= 0 ? a->tmp->ys : NULL,

@@ -3,50 +3,42 @@
  * eq. 17-20). */
 #include "model/internal.h"
 
-/* table[e] [rows, cols] += dy_e^T x_e over each expert's rows. */
-static void grouped_dw(fm_model *m, const fm_layer_acts *la, const void *dy, int64_t rows, const void *x,
-                       int64_t cols, int64_t G, void *const *table)
-{
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = dy, .b = x, .offsets = la->offsets, .table = table,
-                                     .kind = FM_GEMM_TN, .m = rows, .n = cols, .k = G, .lda = rows,
-                                     .ldb = cols, .ldc = cols, .dt = m->dt,
-                                     .dtc = fmi_full_dtype(m->dt), .accumulate = true,
-                                     .groups = m->cfg.n_routed_experts});
-}
-
-/* dx [G, k] (+)= dy [G, n] W_e. */
-static void grouped_dx(fm_model *m, const fm_layer_acts *la, const void *dy, int64_t n, void *const *table,
-                       int64_t k, int64_t G, void *dx, fm_dtype dtx, bool acc)
-{
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = dy, .c = dx, .offsets = la->offsets, .table = table,
-                                     .kind = FM_GEMM_NN, .m = G, .n = k, .k = n, .lda = n, .ldb = k,
-                                     .ldc = k, .dt = m->dt, .dtc = dtx, .accumulate = acc,
-                                     .groups = m->cfg.n_routed_experts});
-}
-
-/* Leaves the gradient of the gathered inputs in tmp->y, of the routing weights in tmp->dweight. */
+/* Leaves the gradient of the gathered inputs in tmp->y, of the routing weights in tmp->dweight.
+ * Reads tmp->dxa. */
 static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)
 {
     const fm_config *c = &m->cfg;
     const fm_layer *l = &m->lay.layers[layer];
     const fm_layer_acts *la = &a->layer[layer];
     struct fm_temp *t = a->tmp;
-    int64_t D = c->hidden_size, M = c->moe_intermediate_size, G = T * c->num_experts_per_tok;
-    fm_dtype F = fmi_full_dtype(m->dt);
-    fm_op_gather_rows(m->x, &(fm_gather_rows_args){.x = t->dx, .rows = la->row_token, .y = t->dyg,
-                                                   .n = G, .D = D, .ldx = D, .ldy = D, .dt_x = F,
-                                                   .dt_y = m->dt});
-    grouped_dw(m, la, t->dyg, D, la->eh, M, G, g->tables[layer][2]);
-    grouped_dx(m, la, t->dyg, D, l->down_table, M, G, t->dh, m->dt, false);
-    fm_op_swiglu_bwd(m->x, &(fm_swiglu_bwd_args){.dh = t->dh, .gate = la->eg, .up = la->eu,
-                                                 .row_slot = la->row_slot, .weight = la->weight,
-                                                 .dgate = t->dgate, .dup = t->dup, .dweight = t->dweight,
-                                                 .G = G, .M = M, .ld_dh = M, .ld_gate = M, .ld_up = M,
-                                                 .ld_dgate = M, .ld_dup = M, .dt = m->dt});
-    grouped_dw(m, la, t->dgate, M, la->xg, D, G, g->tables[layer][0]);
-    grouped_dw(m, la, t->dup, M, la->xg, D, G, g->tables[layer][1]);
-    grouped_dx(m, la, t->dgate, M, l->gate_table, D, G, t->y, F, false);
-    grouped_dx(m, la, t->dup, M, l->up_table, D, G, t->y, F, true);
+    void **grad = g->tables[layer];
+    fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){.dy = t->dxa,
+                                               .x = la->xn1,
+                                               .offsets = la->offsets,
+                                               .row_token = la->row_token,
+                                               .row_slot = la->row_slot,
+                                               .weight = la->weight,
+                                               .w_gate = l->gate_table,
+                                               .w_up = l->up_table,
+                                               .w_down = l->down_table,
+                                               .g_gate = grad[0],
+                                               .g_up = grad[1],
+                                               .g_down = grad[2],
+                                               .gate = la->eg,
+                                               .up = la->eu,
+                                               .xg = t->xg,
+                                               .dyg = t->dyg,
+                                               .h = t->h,
+                                               .dh = t->dh,
+                                               .dgate = t->dgate,
+                                               .dup = t->dup,
+                                               .dx = t->y,
+                                               .dweight = t->dweight,
+                                               .G = T * c->num_experts_per_tok,
+                                               .D = c->hidden_size,
+                                               .M = c->moe_intermediate_size,
+                                               .groups = c->n_routed_experts,
+                                               .dt = m->dt});
 }
 
 /* tmp->dnf = gradient of the router's input. */
@@ -92,12 +84,10 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     int64_t T = b->T, D = c->hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
     bool shared = l->shared_gate >= 0;
+    fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
     experts_bwd(m, a, g, layer, T);
     router_bwd(m, a, g, layer, b, o);
-    if (shared) {
-        fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
-        fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn);
-    }
+    if (shared) fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn);
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = t->y, .slot_row = la->slot_row,
                                                    .shared = shared ? t->dn : NULL, .x = t->dnf, .T = T,
                                                    .D = D, .K = c->num_experts_per_tok, .dt = m->dt});

@@ -84,7 +84,7 @@ static fm_status scratch_open(fm_exec *x, int threads, fm_err *err)
 {
     x->scratch = fmi_zalloc((size_t)threads * sizeof *x->scratch);
     if (!x->scratch) return FM_FAIL(err, FM_E_NOMEM, "execution context");
-    x->kernel = (fm_kernel_ctx){x->pool, threads, x->scratch, FM_SCRATCH_BYTES};
+    x->kernel = (fm_kernel_ctx){x->pool, threads, x->scratch, FM_SCRATCH_BYTES, &x->ops};
     for (int i = 0; i < threads; i++) {
         x->scratch[i] = fmi_alloc_aligned(FM_SCRATCH_BYTES, 64);
         if (!x->scratch[i])

@@ -211,6 +211,52 @@ typedef struct fm_swiglu_bwd_args {
     fm_dtype dt;
 } fm_swiglu_bwd_args;
 
+/* The gated FFN, whole, of one or many groups of rows: row i of group g (rows offsets[g] ..
+ * offsets[g+1]-1; one group of all G rows without offsets) is row row_token[i] of x (row i where
+ * NULL); gate = x W_gate^T, up = x W_up^T (A);  h = w silu(gate) up (A, as swiglu);  y = base + h
+ * W_down^T (F). groups > 0: the weights are tables of that many matrices, else one matrix each.
+ * Means exactly gather_rows, two products, swiglu and a product; a fused version gives the same
+ * bits and may leave xg and h untouched. gate, up [G, M] A out; y [G, D] F, NULL: stop after h;
+ * base [G, D] F, NULL: none. */
+typedef struct fm_gated_args {
+    const void *x;              /* [*, D] A */
+    const int32_t *offsets;     /* [groups + 1] or NULL */
+    const int32_t *row_token;   /* [G] or NULL */
+    const int32_t *row_slot;    /* [G] or NULL with weight: w = 1 */
+    const void *weight;         /* [slots] F */
+    const void *w_gate, *w_up;  /* [M, D] A */
+    const void *w_down;         /* [D, M] A */
+    void *xg;                   /* [G, D] A scratch, needed with row_token */
+    void *gate, *up;
+    void *h;                    /* [G, M] A scratch */
+    const void *base;
+    void *y;
+    int64_t G, D, M;
+    int groups;
+    fm_dtype dt;
+} fm_gated_args;
+
+/* Backward of gated from dy (rows through row_token like x) and the kept gate and up:
+ *     h again; dW_down += dy^T h; dh = dy W_down (A); dgate, dup, dweight as swiglu_bwd;
+ *     dW_gate += dgate^T x; dW_up += dup^T x; dx = dgate W_gate, then + dup W_up (F, written).
+ * Gradients are tables (groups > 0) or single matrices, F. Everything [G, ..] without a remark is scratch. */
+typedef struct fm_gated_bwd_args {
+    const void *dy;             /* [*, D] A */
+    const void *x;              /* [*, D] A */
+    const int32_t *offsets, *row_token, *row_slot;
+    const void *weight;
+    const void *w_gate, *w_up, *w_down;
+    void *g_gate, *g_up, *g_down;
+    const void *gate, *up;      /* [G, M] A */
+    void *xg, *dyg;             /* [G, D] A, needed with row_token */
+    void *h, *dh, *dgate, *dup; /* [G, M] A */
+    void *dx;                   /* [G, D] F out */
+    void *dweight;              /* [slots] F out or NULL */
+    int64_t G, D, M;
+    int groups;
+    fm_dtype dt;
+} fm_gated_bwd_args;
+
 typedef enum fm_route_score { FM_ROUTE_SIGMOID, FM_ROUTE_SOFTMAX } fm_route_score;
 typedef enum fm_route_method {
     FM_ROUTE_GREEDY,        /* top K of s                                                     */
@@ -511,6 +557,8 @@ typedef struct fm_sample_args {
     X(attn_latent, T)              \
     X(swiglu, G)                   \
     X(swiglu_bwd, G)               \
+    X(gated, G)                    \
+    X(gated_bwd, G)                \
     X(route, T)                    \
     X(route_bwd, T)                \
     X(seq_balance, T)              \
@@ -545,6 +593,7 @@ typedef struct fm_kernel_ctx {
     int n_threads;
     char *const *scratch;      /* [n_threads] host blocks of scratch_bytes each, 64-byte aligned */
     size_t scratch_bytes;      /* FM_SCRATCH_BYTES */
+    const struct fm_ops *ops;  /* the table in use, for composite operators */
 } fm_kernel_ctx;
 #define FM_SCRATCH_BYTES ((size_t)4 << 20)
 

@@ -71,6 +71,19 @@ size_t fmi_claim_split(const char *name, long *pid, const char **host)
     return (size_t)(dot - name);
 }
 
+/* A zombie counts as gone: its parent may never ask for it. */
+bool fmi_process_gone(long pid)
+{
+    char path[48], *text = NULL;
+    if (kill((pid_t)pid, 0)) return errno == ESRCH;
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    if (fmi_file_read(path, 4096, &text, NULL, NULL)) return false;
+    const char *state = strrchr(text, ')'); /* the name before it may hold anything */
+    bool gone = state && (!strncmp(state, ") Z", 3) || !strncmp(state, ") X", 3));
+    fmi_free(text);
+    return gone;
+}
+
 /* Whether the lease doing/<name> may be taken. */
 static bool expired(const char *path, const char *name, double lease_s)
 {
@@ -83,7 +96,7 @@ static bool expired(const char *path, const char *name, double lease_s)
     host_name(self, sizeof self);
     bool here = !strcmp(host, self);
     if (here && pid == (long)getpid()) return false; /* another slot of this process */
-    if (here && kill((pid_t)pid, 0) && errno == ESRCH) return true;
+    if (here && fmi_process_gone(pid)) return true;
     if (stat(path, &s)) return false;
     clock_gettime(CLOCK_REALTIME, &now);
     double age =

@@ -32,23 +32,24 @@ enum {
     N_FIELDS
 };
 
-/* The first name is the field's own. Earlier names win over later ones. */
+/* A field and the columns that are it; earlier names win. A smoothed loss goes before the last
+ * batch's. */
 static const struct {
-    const char *names[8];
+    const char *own, *names[8];
 } fields[N_FIELDS] = {
-    [PARAMS] = {{"params", "n", "n_params", "parameters", "size", "eff_params"}},
-    [ACTIVE] = {{"active", "na", "n_active", "active_params", "params_active"}},
-    [TOTAL] = {{"params_total", "total_params", "n_total", "total"}},
-    [M] = {{"m", "nonembed_flops_per_token", "flops_per_token", "m_flops"}},
-    [TOKENS] = {{"tokens", "d", "n_tokens", "training_tokens"}},
-    [FLOPS] = {{"flops", "c", "compute", "training_flops"}},
-    [LOSS] = {{"smooth_loss", "loss", "l", "val_loss", "final_loss", "val_bpb", "bpb"}},
-    [LR] = {{"lr", "learning_rate", "lr_peak"}},
-    [BATCH] = {{"batch_tokens", "batch"}},
-    [BATCH_SEQS] = {{"batch_seqs"}},
-    [SEQ] = {{"seq_len", "seq_length"}},
-    [STEPS] = {{"steps", "n_steps"}},
-    [BUDGET] = {{"budget"}},
+    [PARAMS] = {"params", {"params", "n", "n_params", "parameters", "size", "eff_params"}},
+    [ACTIVE] = {"active", {"active", "na", "n_active", "active_params", "params_active"}},
+    [TOTAL] = {"params_total", {"params_total", "total_params", "n_total", "total"}},
+    [M] = {"m", {"m", "nonembed_flops_per_token", "flops_per_token", "m_flops"}},
+    [TOKENS] = {"tokens", {"tokens", "d", "n_tokens", "training_tokens"}},
+    [FLOPS] = {"flops", {"flops", "c", "compute", "training_flops"}},
+    [LOSS] = {"loss", {"smooth_loss", "loss", "l", "val_loss", "final_loss", "val_bpb", "bpb"}},
+    [LR] = {"lr", {"lr", "learning_rate", "lr_peak"}},
+    [BATCH] = {"batch_tokens", {"batch_tokens", "batch"}},
+    [BATCH_SEQS] = {"batch_seqs", {"batch_seqs"}},
+    [SEQ] = {"seq_len", {"seq_len", "seq_length"}},
+    [STEPS] = {"steps", {"steps", "n_steps"}},
+    [BUDGET] = {"budget", {"budget"}},
 };
 
 typedef struct reader {
@@ -117,7 +118,7 @@ static fm_status override(reader *r, const char *pair, fm_err *err)
 {
     size_t n = strcspn(pair, "=");
     for (int f = 0; f < N_FIELDS; f++) {
-        if (strlen(fields[f].names[0]) != n || strncasecmp(fields[f].names[0], pair, n)) continue;
+        if (strlen(fields[f].own) != n || strncasecmp(fields[f].own, pair, n)) continue;
         if (pair[n] && !strcmp(pair + n, "=-")) return r->column[f] = -1, FM_OK;
         r->column[f] = pair[n] ? header_index(r, pair + n + 1) : -1;
         if (r->column[f] < 0)
@@ -224,25 +225,30 @@ static fm_status read_rows(reader *r, fm_scale_points *p, fm_err *err)
     }
 }
 
+fm_status fmi_scale_points_parse(fm_scale_points *p, const char *name, char *text, size_t n,
+                                 const char *const *columns, int n_columns, fm_err *err)
+{
+    int before = p->n;
+    if (memchr(text, 0, n)) return FM_FAIL(err, FM_E_FORMAT, "%s: a zero byte: no text", name);
+    reader *r = fmi_zalloc(sizeof *r);
+    if (!r) return FM_FAIL(err, FM_E_NOMEM, "%s", name);
+    r->path = name;
+    r->at = !strncmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text;
+    fm_status st = read_header(r, columns, n_columns, err);
+    if (!st) st = read_rows(r, p, err);
+    if (!st && p->n == before) st = FM_FAIL(err, FM_E_FORMAT, "%s: a header and no points", name);
+    if (st) p->n = before;
+    fmi_free(r);
+    return st;
+}
+
 fm_status fm_scale_points_read(fm_scale_points *p, const char *path, const char *const *columns,
                                int n_columns, fm_err *err)
 {
     char *text = NULL;
     size_t n;
-    int before = p->n;
-    reader *r = fmi_zalloc(sizeof *r);
-    fm_status st = r ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", path);
-    if (!st) st = fmi_file_read(path, CSV_BYTES_MAX, &text, &n, err);
-    if (!st && memchr(text, 0, n)) st = FM_FAIL(err, FM_E_FORMAT, "%s: a zero byte: no text", path);
-    if (!st) {
-        r->path = path;
-        r->at = !strncmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text;
-        st = read_header(r, columns, n_columns, err);
-    }
-    if (!st) st = read_rows(r, p, err);
-    if (!st && p->n == before) st = FM_FAIL(err, FM_E_FORMAT, "%s: a header and no points", path);
-    if (st) p->n = before;
+    fm_status st = fmi_file_read(path, CSV_BYTES_MAX, &text, &n, err);
+    if (!st) st = fmi_scale_points_parse(p, path, text, n, columns, n_columns, err);
     fmi_free(text);
-    fmi_free(r);
     return st;
 }

@@ -16,7 +16,7 @@
 #define SIZES_MIN 3
 #define SIZES_MAX 32
 #define BUDGETS_MAX 32
-#define FAMILY_MAX 64
+#define FAMILY_MAX 96
 #define TIME_SHARE 0.95 /* of the time given that is planned */
 
 /* One evaluation at the end, on the whole held-out split; a save a minute. */
@@ -182,12 +182,18 @@ static fm_status check_rows(const fmi_design *d, const draft *p, fm_err *err)
                            "epochs of the "
                            "%.0f tokens there are: give more text or smaller budgets",
                            p->row[b].C, d->o.epochs, d->train_tokens);
-        if (p->row[b].n < SIZES_MIN)
+        if (p->row[b].n >= SIZES_MIN) continue;
+        if (d->o.high > 0)
             return FM_FAIL(err, FM_E_RANGE,
                            "budget %.3g: only %d sizes train at least %d steps; expected %d: give "
-                           "larger budgets, "
-                           "or smaller batches (--set train.batch=N)",
+                           "larger budgets, or smaller batches (--set train.batch=N)",
                            p->row[b].C, p->row[b].n, STEPS_MIN, SIZES_MIN);
+        return FM_FAIL(
+            err, FM_E_RANGE,
+            "in %g minutes this machine finishes budgets from %.3g to %.3g, and for the "
+            "smallest %d sizes train at least %d steps; expected %d: give more --minutes, "
+            "a smaller --span, or smaller batches (--set train.batch=N)",
+            d->o.minutes, p->row[0].C, p->row[p->n - 1].C, p->row[0].n, STEPS_MIN, SIZES_MIN);
     }
     return FM_OK;
 }
@@ -273,22 +279,44 @@ static fm_status check_opts(const fm_study_design_opts *o, fm_err *err)
     return FM_OK;
 }
 
-/* The sizes of a first draft about the middle of what is possible are measured; those of the final
- * one that lie beyond are measured too. */
+/* A wrong setting is found before the first run, not in every one of them. */
+static fm_status check_settings(const fmi_design *d, fm_err *err)
+{
+    json_t *set = json_array();
+    fm_status st =
+        set ? fmi_family_sets(&d->o, d->ini, 64, set, err) : FM_FAIL(err, FM_E_NOMEM, "settings");
+    if (!st) st = fmi_design_check(d, set, NULL, err);
+    json_decref(set);
+    return st;
+}
+
+/* M of the largest model that the design may want, by what is known of the speed. */
+static fm_status largest_size(const fmi_design *d, const family *f, double *M, fm_err *err)
+{
+    double high = d->o.high;
+    draft p;
+    fm_status st = high > 0 ? FM_OK : largest(d, f, d->o.span, &high, &p, err);
+    if (!st) *M = best_size(high) * d->o.centre * sqrt(d->o.sizes_span);
+    return st;
+}
+
+/* Doubling widths until the largest size of the design is covered. Four at first, since with fewer
+ * the budgets that fit the time are not known either; a trial must itself stay short. */
 static fm_status measure(fmi_design *d, const family *f, fm_err *err)
 {
-    int ladder[] = {32, 64, 128, 256};
-    draft p;
+    int ladder[4], n = 0;
+    double most = INFINITY, last = 0;
+    fm_status st = FM_OK;
     if (d->o.speed > 0) return FM_OK;
-    fm_status st = fmi_design_probe(d, ladder, 4, err);
-    if (st) return st;
-    double high = d->o.high;
-    if (high <= 0) st = largest(d, f, d->o.span, &high, &p, err);
-    double most = best_size(high) * d->o.centre * sqrt(d->o.sizes_span);
-    for (int w = 512; !st && w <= 2048 && d->n_probes < FMI_PROBES_MAX; w *= 2) {
-        if (most < 1.5 * d->probe[d->n_probes - 1].M) break;
-        /* A trial of that size must itself stay short. */
-        if (fmi_design_seconds(d, most, 8 * 4096, 0) > 60) break;
+    if (d->o.high > 0) st = largest_size(d, f, &most, err);
+    for (int i = 0, w = 32; i < f->n && n < 4 && (n < 2 || last < 2 * most); i++)
+        if (f->size[i].width == w) ladder[n++] = w, w *= 2, last = f->size[i].M;
+    if (!st) st = fmi_design_probe(d, ladder, n, err);
+    for (int w = ladder[n - 1] * 2; !st && n == 4 && d->n_probes < FMI_PROBES_MAX; w *= 2) {
+        st = largest_size(d, f, &most, err);
+        if (st || most < 1.5 * d->probe[d->n_probes - 1].M) break;
+        if (w > 4096 || fmi_design_seconds(d, 6 * d->probe[d->n_probes - 1].M, 8 * 4096, 0) > 60)
+            break;
         st = fmi_design_probe(d, &w, 1, err);
     }
     return st;
@@ -305,6 +333,7 @@ fm_status fm_study_design_run(const fm_study_design_opts *o, const fm_study_hook
     if (st) return st;
     f = fmi_zalloc(sizeof *f);
     st = f ? make_family(&d, f, err) : FM_FAIL(err, FM_E_NOMEM, "a family");
+    if (!st) st = check_settings(&d, err);
     if (!st) st = measure(&d, f, err);
     if (!st) st = choose(&d, f, &p, err);
     if (!st) st = add_runs(&d, f, &p, err);

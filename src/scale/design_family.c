@@ -1,6 +1,6 @@
 /* The family of shapes: one rule from width to everything else, so that a study varies one number.
  *
- *   width      d: multiples of 16 to 256, of 32 to 512, of 64 to 1024, of 128 beyond
+ *   width      d: 24, 32 ..; multiples of 8 to 128, of 16 to 256, of 32 to 512, and so on
  *   layers     round(2 + d/64), the first of them dense
  *   heads      round(d / (2 x no-position head dim)), at least 1; head dims fixed: 16 + 8 rotary,
  * values 16 (those three may be set in study.ini: wide models want wider heads) latents    queries
@@ -9,7 +9,7 @@
  * 0, whose FFN is as wide as the active experts (the dense twin) no MTP module: its loss is not
  * part of what is fitted
  *
- * Widths 256 and 512 are `nano` and close to `micro`. Everything else is the nano preset's. Sizes
+ * Width 256 has nano's depth and widths. Everything else is the nano preset's. Sizes
  * are counted without embedding and head, as DeepSeek LLM does (M: 3 x forward products, attention
  * over the causal half). */
 #include <math.h>
@@ -24,8 +24,9 @@
 
 int fmi_family_next(int width)
 {
-    int step = width < 256 ? 16 : width < 512 ? 32 : width < 1024 ? 64 : 128;
-    int next = width < 32 ? 32 : width / step * step + step;
+    int step = 8;
+    for (int w = 128; w <= width && step < 256; w *= 2) step *= 2;
+    int next = width < 24 ? 24 : width / step * step + step;
     return next <= WIDTH_MAX ? next : 0;
 }
 
@@ -65,8 +66,8 @@ fm_status fmi_family_sets(const fm_study_design_opts *o, const fmi_ini *ini, int
                 {"num_attention_heads", heads < 1 ? 1 : heads},
                 {"q_lora_rank", multiple(3 * d / 8, 8, 16)},
                 {"kv_lora_rank", multiple(d / 4, 8, 16)},
-                {"intermediate_size", multiple(2.75 * d, 16, 32)},
-                {"moe_intermediate_size", multiple(d / 2, 16, 16)},
+                {"intermediate_size", multiple(2.75 * d, 8, 32)},
+                {"moe_intermediate_size", multiple(d / 2, 8, 16)},
                 {"n_routed_experts", o->dense ? 0 : o->experts},
                 {"num_experts_per_tok", o->active},
                 {"n_shared_experts", 1},

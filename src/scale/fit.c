@@ -22,7 +22,9 @@ void fm_scale_fit_free(fm_scale_fit *f)
         fmi_free(f->in[c].fitted);
         fmi_free(f->in[c].draws);
         fmi_free(f->in[c].valley_draws);
+        fmi_free(f->in[c].moved);
     }
+    fmi_free(f->optima);
     fmi_free(f->points.p);
     fmi_free(f);
 }
@@ -109,7 +111,7 @@ fm_status fm_scale_fit_new(const fm_scale_points *p, const fm_scale_options *opt
     if (f->o.n_bootstrap <= 0) f->o.n_bootstrap = BOOTSTRAP_DEFAULT;
     if (!(f->o.huber_delta > 0)) f->o.huber_delta = DELTA_DEFAULT;
     fm_status st = copy_points(f, p, err);
-    if (!st) st = fmi_fit_sweep(&f->points, &f->o, &f->sweep, err);
+    if (!st) st = fmi_fit_sweep(&f->points, &f->o, &f->sweep, &f->optima, err);
     bool sized = !st && f->points.n > 0;
     for (int i = 0; sized && i < f->points.n; i++) sized = f->points.p[i].params > 0;
     f->main = sized ? FM_SCALE_N : FM_SCALE_M;

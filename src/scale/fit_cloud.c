@@ -2,8 +2,8 @@
  * are drawn for the bootstrap.
  *
  * Budgets are found once, in the compute that the points record, and kept in every counting: runs
- * planned together stay together. How compute follows size is a straight line in logs,
- * C/D = factor size^power; it is 6N and M exactly where the counting says so. */
+ * planned together stay together. How compute follows size is a parabola in logs, since heads and
+ * attention weigh more in small models; it is 6N and M exactly where the counting says so. */
 #include <math.h>
 #include <string.h>
 
@@ -32,6 +32,52 @@ static bool has(const fm_scale_points *p, fm_scale_counting c)
     return p->n > 0;
 }
 
+/* The cost of a token against size: 6N and M as they are; what the points record as a parabola in
+ * logs, a straight line where that is as good. ln_cost is overwritten. */
+static void find_cost(fmi_cloud *s, fm_scale_counting c, double *ln_cost)
+{
+    fmi_cost *k = &s->cost;
+    double line[2], curve[3], off[2] = {0, 0};
+    *k = (fmi_cost){.low = INFINITY, .high = -INFINITY};
+    s->ln_c_low = INFINITY;
+    s->ln_c_high = -INFINITY;
+    for (int i = 0; i < s->n; i++) {
+        k->center += s->ln_x[i] / s->n;
+        s->ln_c_low = fmin(s->ln_c_low, s->ln_c[i]);
+        s->ln_c_high = fmax(s->ln_c_high, s->ln_c[i]);
+    }
+    for (int i = 0; i < s->n; i++) {
+        s->ln_x[i] -= k->center;
+        k->low = fmin(k->low, s->ln_x[i]);
+        k->high = fmax(k->high, s->ln_x[i]);
+    }
+    s->factor = c == FM_SCALE_M ? 1 : 6;
+    s->power = 1;
+    if (c == FM_SCALE_N && fmi_fit_poly(s->n, s->ln_x, ln_cost, NULL, 1, line)) {
+        bool bent = fmi_fit_poly(s->n, s->ln_x, ln_cost, NULL, 2, curve);
+        for (int i = 0; bent && i < s->n; i++) {
+            double t = s->ln_x[i], r = ln_cost[i] - line[0] - line[1] * t;
+            off[0] += r * r / s->n;
+            off[1] +=
+                pow(r - (curve[0] - line[0]) - t * (curve[1] - line[1] + t * curve[2]), 2) / s->n;
+        }
+        bent = bent && off[0] > 1e-8 && off[1] < off[0] / 4;
+        k->c[0] = bent ? curve[0] : line[0];
+        k->c[1] = bent ? curve[1] : line[1];
+        k->c[2] = bent ? curve[2] : 0;
+        s->power = line[1];
+        s->factor = exp(line[0] - line[1] * k->center);
+        if (!bent && fabs(s->power - 1) < 1e-6 && fabs(s->factor - 6) < 1e-3)
+            s->power = 1, s->factor = 6;
+    }
+    if (s->power == 1 && s->factor == (c == FM_SCALE_M ? 1 : 6)) {
+        k->c[0] = log(s->factor) + k->center;
+        k->c[1] = 1;
+        k->c[2] = 0;
+    }
+    for (int i = 0; i < s->n; i++) s->ln_x[i] += k->center;
+}
+
 fm_status fmi_cloud_init(fmi_cloud *s, const fm_scale_points *p, fm_scale_counting c, bool *there,
                          fm_err *err)
 {
@@ -46,7 +92,7 @@ fm_status fmi_cloud_init(fmi_cloud *s, const fm_scale_points *p, fm_scale_counti
     s->ln_c = b + 2 * n;
     s->ln_s = b + 3 * n;
     s->ln_l = b + 4 * n;
-    double *recorded = b + 5 * n, line[2] = {0, 1};
+    double *recorded = b + 5 * n;
     s->group = (int *)(void *)(b + 6 * n);
     s->order = s->group + n;
     s->n = p->n;
@@ -70,13 +116,7 @@ fm_status fmi_cloud_init(fmi_cloud *s, const fm_scale_points *p, fm_scale_counti
         for (int i = 0; i < p->n; i++)
             if (s->group[i] == g) s->order[k++] = i;
     for (int i = 0; i < p->n; i++) recorded[i] = s->ln_c[i] - s->ln_d[i];
-    if (c == FM_SCALE_N && !fmi_fit_poly(s->n, s->ln_x, recorded, NULL, 1, line)) {
-        line[0] = recorded[0] - s->ln_x[0];
-        line[1] = 1;
-    }
-    s->power = c == FM_SCALE_N ? line[1] : 1;
-    s->factor = c == FM_SCALE_N ? exp(line[0]) : c == FM_SCALE_6N ? 6 : 1;
-    if (fabs(s->power - 1) < 1e-6 && fabs(s->factor - 6) < 1e-3) s->power = 1, s->factor = 6;
+    find_cost(s, c, recorded);
     return FM_OK;
 }
 

@@ -2,8 +2,8 @@
  * lines of its size and tokens against C (Hoffmann et al. 2022, approach 1).
  *
  * Steps are the budgets where the study has them. A run that is worse than one of less compute is
- * not on the envelope. Sizes are as coarse as the grid of the study, so intervals are wide: pairs
- * drawn inside each step. */
+ * not on the envelope. Sizes are as coarse as the grid of the study, so intervals are wide: those
+ * of runs redrawn inside each step and of the line's residuals redrawn, the outer ends of both. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 #include "small.h"
 
 #define STEPS_MAX 20
+#define LINE_MAX 64 /* points of redraw_line */
 
 typedef struct steps {
     int *of; /* [n] step of each point, -1 none */
@@ -69,17 +70,76 @@ static int envelope(const fmi_cloud *s, const steps *t, const int *from, int *be
     return n;
 }
 
+/* Draws of the lines: runs redrawn inside each step. */
+static int redraw_runs(const fmi_cloud *s, const fm_scale_options *o, const steps *t, int *pick,
+                       int *best, double *scratch, fmi_lines *draws)
+{
+    fmi_cloud by_step = *s;
+    int kept = 0;
+    by_step.group = t->of;
+    by_step.order = pick + s->n;
+    for (int g = -1, k = 0; g < t->n; g++)
+        for (int i = 0; i < s->n; i++)
+            if (t->of[i] == g) by_step.order[k++] = i;
+    for (int round = 0; round < o->n_bootstrap; round++) {
+        fmi_resample(&by_step, o->seed, FMI_DRAW_ENVELOPE, round, pick);
+        kept += envelope(s, t, pick, best, scratch, &draws[kept]) > 0;
+    }
+    return kept;
+}
+
+/* The same from residuals of the lines, scaled for their two constants: all there is where a step
+ * holds one run, as in a list of optima. scratch: C, size, tokens of the n best. */
+static int redraw_line(const fm_scale_options *o, int n, int stride, const double *scratch,
+                       const fmi_lines *at, fmi_lines *draws)
+{
+    const double *c = scratch, *x = scratch + stride, *d = scratch + 2 * stride;
+    double unit = sqrt(n / (n - 2.0)), y[2][LINE_MAX], a[2], b[2];
+    int kept = 0;
+    for (int round = 0; round < o->n_bootstrap; round++) {
+        for (int i = 0; i < n; i++) {
+            int k = fmi_draw(o->seed, FMI_DRAW_ENVELOPE, round, i, n);
+            double size = at->ln_size_scale + at->size_exponent * c[i];
+            double tokens = at->ln_token_scale + at->token_exponent * c[i];
+            y[0][i] = size + unit * (x[k] - at->ln_size_scale - at->size_exponent * c[k]);
+            y[1][i] = tokens + unit * (d[k] - at->ln_token_scale - at->token_exponent * c[k]);
+        }
+        if (!fmi_fit_poly(n, c, y[0], NULL, 1, a) || !fmi_fit_poly(n, c, y[1], NULL, 1, b))
+            continue;
+        draws[kept++] = (fmi_lines){a[1], a[0], b[1], b[0]};
+    }
+    return kept;
+}
+
+static void widen(fm_scale_value *v, const fm_scale_value *by)
+{
+    v->low = fmin(v->low, by->low);
+    v->high = fmax(v->high, by->high);
+}
+
+static void hull(fm_scale_frontier *f, const fm_scale_frontier *by)
+{
+    widen(&f->size_exponent, &by->size_exponent);
+    widen(&f->size_scale, &by->size_scale);
+    widen(&f->token_exponent, &by->token_exponent);
+    widen(&f->token_scale, &by->token_scale);
+}
+
 static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, int *pick, int *best,
                       double *scratch, fmi_lines *draws, fm_scale_envelope *out)
 {
     fmi_lines at;
-    int kept = 0;
+    int kept;
     for (int i = 0; i < s->n; i++) pick[i] = i;
     out->n = envelope(s, t, pick, best, scratch, &at);
     if (out->n < 3) {
-        snprintf(out->why, sizeof out->why,
-                 "%d points on the envelope; a line with residuals needs three%s", out->n,
-                 t->n < 2 ? " (one budget only)" : "");
+        if (t->n < 2)
+            snprintf(out->why, sizeof out->why,
+                     "one budget only; a line with residuals needs three");
+        else
+            snprintf(out->why, sizeof out->why,
+                     "%d point%s on the envelope; a line with residuals needs three", out->n,
+                     out->n == 1 ? "" : "s");
         return FM_OK;
     }
     out->residuals = (fm_scale_residuals){.n = out->n, .worst = -1};
@@ -92,17 +152,12 @@ static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, i
         }
     }
     out->residuals.rms = sqrt(out->residuals.rms);
-    fmi_cloud by_step = *s; /* drawn inside its steps */
-    by_step.group = t->of;
-    by_step.order = pick + s->n;
-    for (int g = -1, k = 0; g < t->n; g++)
-        for (int i = 0; i < s->n; i++)
-            if (t->of[i] == g) by_step.order[k++] = i;
-    for (int round = 0; round < o->n_bootstrap; round++) {
-        fmi_resample(&by_step, o->seed, FMI_DRAW_ENVELOPE, round, pick);
-        kept += envelope(s, t, pick, best, scratch, &draws[kept]) > 0;
-    }
-    fmi_frontier(&at, draws, sizeof *draws, kept, scratch, &out->frontier);
+    fm_scale_frontier line;
+    kept = out->n <= LINE_MAX ? redraw_line(o, out->n, t->n, scratch, &at, draws) : 0;
+    fmi_frontier(&at, draws, sizeof *draws, kept, scratch, &line);
+    int runs = redraw_runs(s, o, t, pick, best, scratch, draws);
+    fmi_frontier(&at, draws, sizeof *draws, runs, scratch, &out->frontier);
+    if (kept) hull(&out->frontier, &line);
     out->done = true;
     return FM_OK;
 }

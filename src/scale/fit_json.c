@@ -135,6 +135,8 @@ static json_t *power(const fm_scale_power *p)
         json_object_set_new(o, name, value(p->exponent[k]));
     }
     json_object_set_new(o, "residuals", json_pack("{s:i, s:o}", "n", p->n, "rms", real(p->rms)));
+    json_object_set_new(o, "ratio_to_published", real(p->ratio));
+    json_object_set_new(o, "ratio_rms_ln", real(p->ratio_rms));
     return o;
 }
 

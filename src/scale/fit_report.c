@@ -73,12 +73,18 @@ static const char *size_name(fm_scale_counting c)
     return c == FM_SCALE_M ? "M" : "N";
 }
 
+/* Recorded C is 6ND: the two countings are one. */
+static bool as_6n(const fm_scale_fit *f)
+{
+    const fmi_cloud *s = &f->in[FM_SCALE_N].cloud;
+    return f->view[FM_SCALE_N].there && s->power == 1 && s->factor == 6;
+}
+
 static const char *counting_words(const fm_scale_fit *f, fm_scale_counting c)
 {
     if (c == FM_SCALE_6N) return "N, C = 6ND";
     if (c == FM_SCALE_M) return "M, C = MD";
-    return f->in[c].cloud.power == 1 && f->in[c].cloud.factor == 6 ? "N, C as given (= 6ND)"
-                                                                   : "N, C as given";
+    return as_6n(f) ? "N, C as given (= 6ND)" : "N, C as given";
 }
 
 static void one_row(page *p, const char *method, const char *words, const fm_scale_frontier *f)
@@ -101,7 +107,7 @@ static void exponents(page *p, const fm_scale_fit *f)
     for (int c = 0; c < FM_SCALE_COUNTINGS; c++) {
         const fm_scale_view *v = &f->view[c];
         const char *words = counting_words(f, (fm_scale_counting)c);
-        if (!v->there) continue;
+        if (!v->there || (c == FM_SCALE_6N && as_6n(f))) continue;
         if (v->envelope.done) one_row(p, "envelope", words, &v->envelope.frontier);
         if (v->valley.done) one_row(p, "isoflop", words, &v->valley.frontier);
         if (v->surface.done) one_row(p, "parametric", words, &v->surface.frontier);
@@ -144,7 +150,7 @@ static void surface(page *p, const fm_scale_fit *f, fm_scale_counting c)
     put(p, "%sSum of Huber losses (delta %.3g): %.6g.", p->md ? "" : "  ", s->huber_delta,
         s->objective);
     if (f->in[c].cloud.power != 1 || f->in[c].cloud.factor != 6)
-        put(p, " C = %.4g %s^%.4f D.", s->size_factor, size_name(c), s->size_power);
+        put(p, " C is about %.4g %s^%.4f D.", s->size_factor, size_name(c), s->size_power);
     put(p, "\n");
 }
 
@@ -208,7 +214,8 @@ static void power(page *p, const char *what, const fm_scale_power *w, const char
     cell a, b;
     if (!w->done) {
         put(p,
-            p->md ? "| %s | not fitted: %s | | %s |\n" : "  %-12s not fitted: %s (published: %s)\n",
+            p->md ? "| %s | not fitted: %s | | %s | |\n"
+                  : "  %-9s not fitted: %s (published: %s)\n",
             what, w->why, published);
         return;
     }
@@ -217,8 +224,11 @@ static void power(page *p, const char *what, const fm_scale_power *w, const char
     for (int k = 0; k < w->n_terms && n < (int)sizeof form; k++)
         n += snprintf(form + n, sizeof form - (size_t)n, " x %s^(%s)", w->term[k],
                       show(w->exponent[k], ".3f", &b));
-    put(p, p->md ? "| %s | %s | %.3f | %s |\n" : "  %-12s %s, rms of ln %.3f; published: %s\n",
-        what, form, w->rms, published);
+    put(p,
+        p->md ? "| %s | %s | %.3f | %s | x%.2f, %.2f |\n"
+              : "  %-9s %s; residuals: rms of ln %.3f\n            published: %s; the optima are "
+                "x%.2f of it, rms of ln %.2f\n",
+        what, form, w->rms, published, w->ratio, w->ratio_rms);
 }
 
 static void sweeps(page *p, const fm_scale_sweep *s)
@@ -226,7 +236,9 @@ static void sweeps(page *p, const fm_scale_sweep *s)
     if (!s->there) return;
     head(p, "Batch (tokens a step) and learning rate: mean over the runs within 0.25% of each "
             "sweep's best");
-    if (p->md) put(p, "| optimum | ours | rms of ln | published |\n|---|---|---|---|\n");
+    if (p->md)
+        put(p, "| optimum | ours | rms of ln | published | optima over it, rms of ln |\n"
+               "|---|---|---|---|---|\n");
     power(p, "lr(N, D)", &s->lr_nd, "1.79 N^-0.713 D^0.307 (Step Law)");
     power(p, "lr(C)", &s->lr_c, "0.3118 C^-0.125 (DeepSeek LLM)");
     power(p, "batch(D)", &s->batch_d, "0.58 D^0.571 (Step Law)");
@@ -283,6 +295,7 @@ fm_status fm_scale_fit_report(const fm_scale_fit *f, bool with_plots, fm_text *o
         put(&p, "\n![IsoFLOP valleys](isoflop.svg)\n\n![Best size and tokens against "
                 "compute](frontier.svg)\n\n"
                 "![Residuals](residuals.svg)\n");
+    if (with_plots && f->sweep.there) put(&p, "\n![Optima of the sweeps](sweep.svg)\n");
     body(&p, f);
     furthest(&p, f);
     put(&p, "\nMethods, countings and their limits: docs/scaling.md of Fathom.\n");

@@ -21,12 +21,14 @@ static int distinct(const double *ln, int n, double gap)
     return count;
 }
 
-/* What the points must hold for the constants to be determined. */
+/* What the points must hold for the constants to be determined. Three points to spare: with fewer,
+ * most draws of the bootstrap hold no more points than constants, and intervals miss the truth. */
 static bool enough(const fmi_cloud *s, bool with_s, char *why)
 {
-    int need = with_s ? 7 : 6;
+    int constants = with_s ? 6 : 5, need = constants + 3;
     if (s->n < need)
-        snprintf(why, FM_SCALE_WHY_MAX, "%d points; %d constants need at least %d", s->n, need - 1,
+        snprintf(why, FM_SCALE_WHY_MAX,
+                 "%d points; %d constants and their intervals need at least %d", s->n, constants,
                  need);
     else if (distinct(s->ln_x, s->n, 1e-3) < 3)
         snprintf(why, FM_SCALE_WHY_MAX, "fewer than three sizes");
@@ -103,9 +105,8 @@ static fm_status intervals(const fmi_cloud *s, const fmi_constants *at, const dr
     out->B = interval(at->B, d, offsetof(fmi_constants, B), scratch);
     out->beta = interval(at->beta, d, offsetof(fmi_constants, beta), scratch);
     out->gamma = interval(at->gamma, d, offsetof(fmi_constants, gamma), scratch);
-    for (int i = 0; i < d->n; i++)
-        lines[i] = fmi_law_lines(&d->k[i], s->power, s->factor, s->ln_s_mean);
-    fmi_lines l = fmi_law_lines(at, s->power, s->factor, s->ln_s_mean);
+    for (int i = 0; i < d->n; i++) lines[i] = fmi_law_lines(&d->k[i], s);
+    fmi_lines l = fmi_law_lines(at, s);
     fmi_frontier(&l, lines, sizeof *lines, d->n, scratch, &out->frontier);
     fmi_free(scratch);
     fmi_free(lines);

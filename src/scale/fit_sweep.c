@@ -16,7 +16,7 @@
 
 typedef struct group {
     int first, n; /* runs in the sorted order */
-    double ln_n, ln_d, ln_c;
+    double ln_n, ln_all, ln_d, ln_c;
 } group;
 
 typedef struct sweep {
@@ -70,7 +70,9 @@ static void find_groups(sweep *w, int n_points)
     for (int a = 0, b; a < n_points; a = b) {
         const fm_scale_point *q = &w->p[w->order[a]];
         for (b = a + 1; b < n_points && same_place(q, &w->p[w->order[b]]);) b++;
-        group g = {a, b - a, log(q->params > 0 ? q->params : q->m), log(q->tokens), log(q->flops)};
+        double size = q->params > 0 ? q->params : q->m;
+        double all = q->params_total > 0 ? q->params_total : size;
+        group g = {a, b - a, log(size), log(all), log(q->tokens), log(q->flops)};
         if (is_sweep(w, &g)) w->groups[w->n++] = g;
     }
 }
@@ -135,6 +137,26 @@ static bool fit_law(const sweep *w, const law *l, const int *pick, const double 
     return plane(w->n, v, x, n_terms, c);
 }
 
+/* The published law of the same form, at a group. */
+static double published(const law *l, const group *g)
+{
+    double c = exp(g->ln_c), d = exp(g->ln_d);
+    if (*l->terms == 'C') return l->y ? fm_scale_batch_deepseek(c) : fm_scale_lr_deepseek(c);
+    return l->y ? fm_scale_batch_step_law(d) : fm_scale_lr_step_law(exp(g->ln_all), d);
+}
+
+static void compare(const sweep *w, const law *l, const double *y)
+{
+    double sum = 0, square = 0;
+    for (int i = 0; i < w->n; i++) {
+        double r = y[2 * i + l->y] - log(published(l, &w->groups[i]));
+        sum += r / w->n;
+        square += r * r / w->n;
+    }
+    l->out->ratio = exp(sum);
+    l->out->ratio_rms = sqrt(fmax(square - sum * sum, 0));
+}
+
 static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, const double *y,
                     const double *draws, const int *picks, double *work, int *whole)
 {
@@ -161,6 +183,7 @@ static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, con
         out->rms += r * r / n;
     }
     out->rms = sqrt(out->rms);
+    compare(w, l, y);
     for (int round = 0; round < o->n_bootstrap; round++) {
         double d[3];
         if (!fit_law(w, l, picks + (size_t)round * (size_t)n, draws + (size_t)round * 2 * (size_t)n,
@@ -177,7 +200,7 @@ static void fit_one(const sweep *w, const fm_scale_options *o, const law *l, con
 }
 
 static fm_status fit_laws(const sweep *w, const fm_scale_options *o, fm_scale_sweep *out,
-                          fm_err *err)
+                          double *optima, fm_err *err)
 {
     size_t n = (size_t)w->n, rounds = (size_t)o->n_bootstrap;
     double *y = fmi_alloc((2 * n * (rounds + 1) + 3 * n + 3 * rounds) * sizeof *y);
@@ -201,6 +224,17 @@ static fm_status fit_laws(const sweep *w, const fm_scale_options *o, fm_scale_sw
                         {"D", 1, &out->batch_d},
                         {"C", 1, &out->batch_c}};
     for (int i = 0; i < 4; i++) fit_one(w, o, &laws[i], y, draws, picks, work, picks + n * rounds);
+    for (size_t i = 0; i < 2 * n; i++) { /* lr of N and D, batch of D */
+        const law *l = &laws[i % 2 ? 2 : 0];
+        const group *g = &w->groups[i / 2];
+        double *row = optima + 3 * i, *e = &l->out->exponent[0].value;
+        row[0] = exp(y[i]);
+        row[1] =
+            !l->out->done ? NAN
+            : i % 2       ? l->out->scale.value * exp(*e * g->ln_d)
+                    : l->out->scale.value * exp(*e * g->ln_n + l->out->exponent[1].value * g->ln_d);
+        row[2] = published(l, g);
+    }
     fmi_free(y);
     fmi_free(picks);
     return FM_OK;
@@ -224,7 +258,7 @@ static void reduce(const sweep *w, fm_scale_points *p)
 }
 
 fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_sweep *out,
-                        fm_err *err)
+                        double **optima, fm_err *err)
 {
     sweep w = {.p = p->p};
     fm_status st = FM_OK;
@@ -237,7 +271,8 @@ fm_status fmi_fit_sweep(fm_scale_points *p, const fm_scale_options *o, fm_scale_
         out->there = true;
         out->n_groups = w.n;
         for (int i = 0; i < w.n; i++) out->n_runs += w.groups[i].n;
-        st = fit_laws(&w, o, out, err);
+        *optima = fmi_alloc((size_t)w.n * 6 * sizeof **optima);
+        st = *optima ? fit_laws(&w, o, out, *optima, err) : FM_FAIL(err, FM_E_NOMEM, "sweeps");
         if (!st) reduce(&w, p);
     }
     fmi_free(w.order);

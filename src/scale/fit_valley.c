@@ -34,7 +34,7 @@ typedef struct valley {
 
 static double token_line(const fmi_cloud *s, double ln_c, double ln_x)
 {
-    return ln_c - log(s->factor) - s->power * ln_x;
+    return ln_c - fmi_cost_at(&s->cost, ln_x, NULL);
 }
 
 /* Budgets of a cloud without gaps, where a surface can move points: bins in ln C, of equal width.
@@ -55,7 +55,8 @@ static int bins(const fmi_cloud *s, int *group)
     return n;
 }
 
-static void take(valley *v, const fmi_constants *surface, const int *group, int g, double *at)
+static void take(valley *v, const fmi_constants *surface, const int *group, int g, double *at,
+                 double *moved)
 {
     const fmi_cloud *s = v->s;
     slice *c = &v->slice[g];
@@ -78,7 +79,7 @@ static void take(valley *v, const fmi_constants *surface, const int *group, int 
             move = fmi_law_ln_loss(surface, x, d + c->ln_c - s->ln_c[i], z) -
                    fmi_law_ln_loss(surface, x, d, z);
         c->t[k] = x - c->center;
-        c->loss[k] = exp(s->ln_l[i] + move);
+        c->loss[k] = moved[i] = exp(s->ln_l[i] + move);
         c->low = fmin(c->low, c->t[k]);
         c->high = fmax(c->high, c->t[k]);
         k++;
@@ -118,11 +119,12 @@ static void bias(const valley *v, const fmi_constants *k, fm_scale_valley *out)
     const fmi_cloud *s = v->s;
     double ln_c[FM_SCALE_BUDGETS_MAX], ln_x[FM_SCALE_BUDGETS_MAX], loss[FM_SCALE_BUDGETS_MAX], t;
     int n = 0;
-    fmi_lines truth = fmi_law_lines(k, s->power, s->factor, s->ln_s_mean);
+    fmi_lines truth = fmi_law_lines(k, s);
     for (int g = 0; g < v->n; g++) {
         const slice *c = &v->slice[g];
-        double curve[3], x0 = truth.ln_size_scale + truth.size_exponent * c->ln_c;
+        double curve[3], x0, d0;
         if (!v->used[g]) continue;
+        fmi_law_best(k, s, c->ln_c, &x0, &d0);
         for (int i = 0; i < c->n; i++) {
             double x = c->center + c->t[i];
             c->fit[i] = exp(fmi_law_ln_loss(k, x, token_line(s, c->ln_c, x), s->ln_s_mean));
@@ -223,8 +225,6 @@ static fm_status intervals(valley *v, fmi_view *view, const fm_scale_options *o,
     fmi_frontier(&view->valley.lines, view->valley_draws, sizeof *view->valley_draws, kept, scratch,
                  &out->frontier);
     fmi_free(x);
-    if (kept < n / 2)
-        snprintf(out->why, sizeof out->why, "most redraws of the valleys have no minima");
     return FM_OK;
 }
 
@@ -243,13 +243,16 @@ static fm_status work(valley *v, fmi_view *view, const fm_scale_options *o,
         }
     bool two = lines(v->s, n, ln_c, ln_x, loss, &view->valley);
     fm_status st = n ? intervals(v, view, o, out, err) : FM_OK;
-    if (st || out->why[0]) return st;
-    if (!two) {
+    if (st) return st;
+    if (!two)
         snprintf(out->why, sizeof out->why,
-                 "%d of %d budgets have a minimum among their sizes; a power law needs two", n,
-                 v->n);
-        return FM_OK;
-    }
+                 v->n == 1
+                     ? "one budget only; a power law needs two"
+                     : "%d of %d budgets have a minimum among their sizes; a power law needs two",
+                 n, v->n);
+    else if (view->n_valley_draws < o->n_bootstrap / 2)
+        snprintf(out->why, sizeof out->why, "most redraws of the valleys have no minima");
+    if (out->why[0]) return FM_OK;
     out->line = (fm_scale_residuals){.n = n, .worst = -1};
     for (int i = 0; i < n; i++) {
         double r =
@@ -271,21 +274,22 @@ fm_status fmi_fit_valley(fmi_view *view, const fm_scale_options *o, const fm_sca
     const fmi_constants *k = surface->done ? &view->at : NULL;
     memset(out, 0, sizeof *out);
     valley v = {.s = s};
-    int *group = fmi_alloc((size_t)s->n * sizeof *group), grouped = 0;
-    v.block = fmi_alloc((size_t)s->n * 4 * sizeof *v.block);
-    if (!group || !v.block) {
-        fmi_free(group);
+    size_t n = (size_t)s->n;
+    v.block = fmi_alloc(n * 4 * sizeof *v.block);
+    view->moved = fmi_zalloc(n * (sizeof *view->moved + sizeof *view->slice));
+    if (!v.block || !view->moved) {
         fmi_free(v.block);
         return FM_FAIL(err, FM_E_NOMEM, "valleys");
     }
-    memcpy(group, s->group, (size_t)s->n * sizeof *group);
+    int *group = view->slice = (int *)(void *)(view->moved + n), grouped = 0;
+    memcpy(group, s->group, n * sizeof *group);
     for (int i = 0; i < s->n; i++) grouped += group[i] >= 0;
     v.n = s->n_groups;
     if (2 * grouped < s->n && k) {
         v.n = bins(s, group);
         out->binned = v.n > 0;
     }
-    v.residual = v.block + 3 * (size_t)s->n;
+    v.residual = v.block + 3 * n;
     double *at = v.block;
     fm_status st = FM_OK;
     if (v.n > FM_SCALE_BUDGETS_MAX) {
@@ -295,12 +299,11 @@ fm_status fmi_fit_valley(fmi_view *view, const fm_scale_options *o, const fm_sca
                  "no budget with at least four sizes at nearly equal compute");
     } else {
         for (int g = 0; g < v.n; g++) {
-            take(&v, k, group, g, at);
+            take(&v, k, group, g, at, view->moved);
             at += 3 * v.slice[g].n;
         }
         st = work(&v, view, o, k, out, err);
     }
-    fmi_free(group);
     fmi_free(v.block);
     return st;
 }

@@ -1,8 +1,10 @@
-/* Closed forms: the loss of a surface, its best sizes, predictions; published laws beside them.
+/* Laws: the loss of a surface, its best sizes, predictions; published laws beside them.
  *
- * With C = k N^p D the optimum of E + A/N^alpha + B/D^beta has alpha A N^-alpha = p beta B D^-beta,
- * so N* = G^(1/(alpha + p beta)) (C/k)^(beta/(alpha + p beta)), G = alpha A / (p beta B);
- * p = 1, k = 6 is Hoffmann et al. 2022, eq. 4. Sources of the published numbers stand at each. */
+ * Along D = C / cost(N) the loss is least where alpha A N^-alpha = p beta B D^-beta, p the slope of
+ * ln cost in ln N. Where cost is k N^p this is closed, N* = G^(1/(alpha + p beta)) (C/k)^a with
+ * G = alpha A / (p beta B), a = beta / (alpha + p beta), and p = 1, k = 6 is Hoffmann et al. 2022,
+ * eq. 4. Heads and attention bend the cost of small models: there the root is found. Sources of the
+ * published numbers stand at each. */
 #include <math.h>
 
 #include "fit.h"
@@ -13,15 +15,58 @@ double fmi_law_ln_loss(const fmi_constants *k, double ln_x, double ln_d, double 
     return log(k->E + k->A * exp(-k->alpha * ln_x - k->gamma * ln_s) + k->B * exp(-k->beta * ln_d));
 }
 
-fmi_lines fmi_law_lines(const fmi_constants *k, double power, double factor, double ln_s)
+double fmi_cost_at(const fmi_cost *cost, double ln_x, double *slope)
 {
-    double sum = k->alpha + power * k->beta;
-    double ln_g = log(k->alpha * k->A / (power * k->beta * k->B)) - k->gamma * ln_s;
+    double t = ln_x - cost->center, at = fmin(fmax(t, cost->low), cost->high);
+    double rise = cost->c[1] + 2 * cost->c[2] * at;
+    if (slope) *slope = rise;
+    return cost->c[0] + at * (cost->c[1] + at * cost->c[2]) + (t - at) * rise;
+}
+
+/* The derivative of the loss along D = C / cost(N), over its rising term; grows with ln_x. */
+static double steepness(const fmi_constants *k, const fmi_cloud *s, double ln_c, double ln_x)
+{
+    double p, ln_d = ln_c - fmi_cost_at(&s->cost, ln_x, &p);
+    double falling = log(k->alpha * k->A) - k->alpha * ln_x - k->gamma * s->ln_s_mean;
+    return log(fmax(p, 0.05) * k->beta * k->B) - k->beta * ln_d - falling;
+}
+
+void fmi_law_best(const fmi_constants *k, const fmi_cloud *s, double ln_c, double *ln_x,
+                  double *ln_d)
+{
+    double low = s->cost.center - 60, high = s->cost.center + 60;
+    double f_low = steepness(k, s, ln_c, low), f_high = steepness(k, s, ln_c, high), x = low;
+    /* Illinois' false position: exact in one step where the cost is a straight line */
+    for (int i = 0, side = 0; i < 80 && high - low > 1e-12; i++) {
+        x = f_high > f_low ? (low * f_high - high * f_low) / (f_high - f_low) : (low + high) / 2;
+        double f = steepness(k, s, ln_c, x);
+        if (fabs(f) < 1e-13) break;
+        if (f > 0) {
+            high = x;
+            f_high = f;
+            if (side == 1) f_low /= 2;
+            side = 1;
+        } else {
+            low = x;
+            f_low = f;
+            if (side == -1) f_high /= 2;
+            side = -1;
+        }
+    }
+    *ln_x = x;
+    *ln_d = ln_c - fmi_cost_at(&s->cost, x, NULL);
+}
+
+fmi_lines fmi_law_lines(const fmi_constants *k, const fmi_cloud *s)
+{
+    double x[2], d[2], low = s->ln_c_low, high = fmax(s->ln_c_high, s->ln_c_low + 1e-3);
+    fmi_law_best(k, s, low, &x[0], &d[0]);
+    fmi_law_best(k, s, high, &x[1], &d[1]);
     fmi_lines l;
-    l.size_exponent = k->beta / sum;
-    l.ln_size_scale = ln_g / sum - l.size_exponent * log(factor);
-    l.token_exponent = 1 - power * l.size_exponent;
-    l.ln_token_scale = -log(factor) - power * l.ln_size_scale;
+    l.size_exponent = (x[1] - x[0]) / (high - low);
+    l.ln_size_scale = x[0] - l.size_exponent * low;
+    l.token_exponent = (d[1] - d[0]) / (high - low);
+    l.ln_token_scale = d[0] - l.token_exponent * low;
     return l;
 }
 
@@ -49,6 +94,20 @@ void fmi_frontier(const fmi_lines *at, const void *draws, size_t stride, int n, 
                                 n, true, scratch);
 }
 
+static double on_line(const fmi_constants *k, const fmi_cloud *s, fmi_band_of what, double ln_c)
+{
+    double x, d;
+    fmi_law_best(k, s, ln_c, &x, &d);
+    if (what == FMI_BAND_SIZE) return exp(x);
+    return exp(what == FMI_BAND_TOKENS ? d : fmi_law_ln_loss(k, x, d, s->ln_s_mean));
+}
+
+fm_scale_value fmi_law_band(const fmi_view *v, fmi_band_of what, double ln_c, double *scratch)
+{
+    for (int i = 0; i < v->n_draws; i++) scratch[i] = on_line(&v->draws[i], &v->cloud, what, ln_c);
+    return fmi_interval(on_line(&v->at, &v->cloud, what, ln_c), scratch, v->n_draws);
+}
+
 /* --- predictions ------------------------------------------------------------------------------ */
 
 /* A draw's ln loss, with the scatter of one run about the fit. */
@@ -67,13 +126,10 @@ static fm_status by_surface(const fm_scale_fit *f, fm_scale_counting c, fm_scale
     double lc = log(out->flops), *x = fmi_alloc((size_t)v->n_draws * 3 * sizeof *x);
     if (!x) return FM_FAIL(err, FM_E_NOMEM, "a prediction");
     double *d = x + v->n_draws, *loss = d + v->n_draws;
-    fmi_lines at = fmi_law_lines(&v->at, s->power, s->factor, s->ln_s_mean);
-    double ln_x = at.ln_size_scale + at.size_exponent * lc;
-    double ln_d = at.ln_token_scale + at.token_exponent * lc;
+    double ln_x, ln_d, lx, ld;
+    fmi_law_best(&v->at, s, lc, &ln_x, &ln_d);
     for (int i = 0; i < v->n_draws; i++) {
-        fmi_lines l = fmi_law_lines(&v->draws[i], s->power, s->factor, s->ln_s_mean);
-        double lx = l.ln_size_scale + l.size_exponent * lc,
-               ld = l.ln_token_scale + l.token_exponent * lc;
+        fmi_law_best(&v->draws[i], s, lc, &lx, &ld);
         x[i] = exp(lx);
         d[i] = exp(ld);
         loss[i] = exp(noisy(f, v, i, fmi_law_ln_loss(&v->draws[i], lx, ld, s->ln_s_mean)));

@@ -12,6 +12,11 @@ struct fm_scale_points {
 
 #define FMI_SCALE_POINTS_MAX 200000
 
+/* A CSV text of n bytes with a zero byte after them, cut up in place; `name` stands for the file.
+ */
+fm_status fmi_scale_points_parse(fm_scale_points *p, const char *name, char *text, size_t n,
+                                 const char *const *columns, int n_columns, fm_err *err);
+
 /* Neighbours in C further apart than this start another budget; a group wider than the second is
  * none (the points are no IsoFLOP study). */
 #define FMI_BUDGET_GAP 1.18

@@ -27,7 +27,7 @@
 
 #define CRASHES_MAX 3
 #define WORKERS_MAX 256
-#define KILL_AFTER_S 60 /* of a child that was asked to save and stop */
+#define KILL_AFTER_S 600 /* of a child that was asked to save and stop */
 
 typedef struct slot {
     fmi_claim claim; /* path NULL: idle                        */

@@ -57,8 +57,7 @@ fm_status fmi_study_publish(fmi_study *s, bool *have_db, fm_err *err);
 /* Progress of runs at work, read from their metrics. */
 fm_status fmi_study_board_fill(fmi_study *s, fm_study_board *out, fm_err *err);
 
-/* --- child processes (study_child.c) -------------------------------------------------------------
- */
+/* --- child processes (study_child.c) --- */
 
 #define FMI_CHILD_TAIL 4096
 typedef struct fmi_child {
@@ -95,8 +94,7 @@ bool fmi_child_disk_full(const fmi_child *c);
 /* Runs to the end. stop: as fm_study_run_opts. FM_E_IO with the child's message when it fails. */
 fm_status fmi_child_run(const fmi_args *a, const char *cwd, const char *out_path, fm_err *err);
 
-/* --- claims (claim.c)
- * ----------------------------------------------------------------------------- */
+/* --- claims (claim.c) --- */
 
 typedef struct fmi_claim {
     char *path; /* queue/doing/<id>.<pid>.<host>; NULL: none */
@@ -108,6 +106,7 @@ typedef struct fmi_claim {
 
 /* This process as a lease names it, "<pid>.<host>". */
 void fmi_claim_self(char *out, size_t cap);
+bool fmi_process_gone(long pid); /* of this host and process namespace */
 /* Takes todo/<id>, or an expired lease of it. *got false: somebody else has it. */
 fm_status fmi_claim_take(const char *dir, const char *id, double lease_s, fmi_claim *out, bool *got,
                          fm_err *err);
@@ -120,8 +119,7 @@ void fmi_claim_free(fmi_claim *c);
 /* Splits "<id>.<pid>.<host>"; returns the length of the id, 0 for another form. */
 size_t fmi_claim_split(const char *name, long *pid, const char **host);
 
-/* --- shapes and designs (design_*.c)
- * --------------------------------------------------------------- */
+/* --- shapes and designs (design_*.c) --- */
 
 typedef struct fmi_study_size {
     int width, layers, experts;
@@ -149,8 +147,8 @@ typedef struct fmi_design {
     int vocab;
     int n_probes;
     struct {
-        int width;
-        double M, seconds_per_token, overhead_s;
+        int width, copies;
+        double M, seconds_per_token, overhead_s; /* means over copies */
     } probe[FMI_PROBES_MAX];
     json_t *runs; /* of plan.json */
 } fmi_design;
@@ -160,8 +158,14 @@ fm_status fmi_design_open(const fm_study_design_opts *o, const fm_study_hooks *h
                           const char *own_settings, fmi_design *d, fm_err *err);
 void fmi_design_free(fmi_design *d); /* removes tmp */
 void fmi_design_stage(const fmi_design *d, const char *stage, const char *detail);
-/* Measures a run of this width; `workers` of them at once. */
+/* A setting of study.ini; 0 where it is absent or auto. */
+double fmi_design_given(const fmi_design *d, const char *key);
+/* Measures runs of these widths, o.workers at once; n <= FMI_PROBES_MAX. */
 fm_status fmi_design_probe(fmi_design *d, const int *width, int n, fm_err *err);
+/* Whether the program takes these settings (a dry run); FM_E_IO with its message. NULL: o.program.
+ */
+fm_status fmi_design_check(const fmi_design *d, const json_t *set, const char *program,
+                           fm_err *err);
 /* Expected seconds of a run of M over tokens, its start, evaluations of `eval_tokens` and save
  * counted. */
 double fmi_design_seconds(const fmi_design *d, double M, double tokens, double eval_tokens);

@@ -191,5 +191,5 @@ fm_status fmi_child_run(const fmi_args *a, const char *cwd, const char *out_path
     }
     if (WIFEXITED(c.status) && !WEXITSTATUS(c.status)) return FM_OK;
     fmi_child_message(&c, why, sizeof why);
-    return FM_FAIL(err, FM_E_IO, "%s %s: %s", a->v[0], a->n > 1 ? a->v[1] : "", why);
+    return FM_FAIL(err, FM_E_IO, "fathom %s: %s", a->n > 1 ? a->v[1] : "", why);
 }

@@ -37,12 +37,13 @@ static bool id_ok(const char *id)
 
 json_t *fmi_study_run_json(const fm_study_run *r)
 {
-    return json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
-                     "id", r->id, "arm", r->arm, "width", r->width, "layers", r->layers, "experts",
-                     r->experts, "seed", (json_int_t)r->seed, "budget", r->budget, "params", r->params,
-                     "params_total", r->params_total, "flops_per_token", r->flops_per_token, "tokens",
-                     r->tokens, "flops", r->flops, "epochs", r->epochs, "lr", r->lr, "batch_tokens",
-                     r->batch_tokens, "seconds_expected", r->seconds_expected);
+    return json_pack(
+        "{s:s, s:s, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "id",
+        r->id, "arm", r->arm, "width", r->width, "layers", r->layers, "experts", r->experts, "seed",
+        (json_int_t)r->seed, "budget", r->budget, "params", r->params, "params_total",
+        r->params_total, "flops_per_token", r->flops_per_token, "tokens", r->tokens, "flops",
+        r->flops, "epochs", r->epochs, "lr", r->lr, "batch_tokens", r->batch_tokens,
+        "seconds_expected", r->seconds_expected);
 }
 
 static fm_status get_text(const json_t *o, const char *file, const char *key, char *out, size_t cap,
@@ -51,12 +52,14 @@ static fm_status get_text(const json_t *o, const char *file, const char *key, ch
     const char *s;
     fm_status st = fmi_json_get_string(o, file, key, &s, err);
     if (st) return st;
-    if (strlen(s) >= cap) return FM_FAIL(err, FM_E_RANGE, "%s: key \"%s\": %zu bytes", file, key, strlen(s));
+    if (strlen(s) >= cap)
+        return FM_FAIL(err, FM_E_RANGE, "%s: key \"%s\": %zu bytes", file, key, strlen(s));
     memcpy(out, s, strlen(s) + 1);
     return FM_OK;
 }
 
-static fm_status get_small(const json_t *o, const char *file, const char *key, int *out, fm_err *err)
+static fm_status get_small(const json_t *o, const char *file, const char *key, int *out,
+                           fm_err *err)
 {
     int64_t v;
     fm_status st = fmi_json_get_int(o, file, key, &v, err);
@@ -71,11 +74,16 @@ static fm_status read_run(const json_t *o, const char *file, fm_study_run *r, fm
     const struct {
         const char *key;
         double *to;
-    } reals[] = {{"budget", &r->budget},             {"params", &r->params},
-                 {"params_total", &r->params_total}, {"flops_per_token", &r->flops_per_token},
-                 {"tokens", &r->tokens},             {"flops", &r->flops},
-                 {"epochs", &r->epochs},             {"lr", &r->lr},
-                 {"batch_tokens", &r->batch_tokens}, {"seconds_expected", &r->seconds_expected}};
+    } reals[] = {{"budget", &r->budget},
+                 {"params", &r->params},
+                 {"params_total", &r->params_total},
+                 {"flops_per_token", &r->flops_per_token},
+                 {"tokens", &r->tokens},
+                 {"flops", &r->flops},
+                 {"epochs", &r->epochs},
+                 {"lr", &r->lr},
+                 {"batch_tokens", &r->batch_tokens},
+                 {"seconds_expected", &r->seconds_expected}};
     fm_status st = get_text(o, file, "id", r->id, sizeof r->id, err);
     if (!st && !id_ok(r->id)) st = FM_FAIL(err, FM_E_FORMAT, "%s: key \"id\": \"%s\"", file, r->id);
     if (!st) st = get_text(o, file, "arm", r->arm, sizeof r->arm, err);
@@ -114,11 +122,13 @@ static fm_status read_plan(fmi_study *s, fm_err *err)
     int64_t format = 0;
     fm_status st = FM_OK;
     if (!fmi_path_is_file(path))
-        st = FM_FAIL(err, FM_E_STATE, "%s: no plan.json: not a study (fathom scale design makes one)", s->dir);
+        st = FM_FAIL(err, FM_E_STATE,
+                     "%s: no plan.json: not a study (fathom scale design makes one)", s->dir);
     if (!st) st = fmi_json_load(path, PLAN_BYTES_MAX, &s->plan, err);
     if (!st) st = fmi_json_get_int(s->plan, path, "format", &format, err);
     if (!st && format != 1)
-        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format %lld; this program reads 1", path, (long long)format);
+        st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format %lld; this program reads 1", path,
+                     (long long)format);
     if (!st) st = fmi_json_get_array(s->plan, path, "runs", &runs, err);
     if (!st) st = read_runs(s, path, runs, err);
     fmi_free(path);
@@ -161,7 +171,8 @@ fm_status fmi_study_result_write(const fmi_study *s, const fm_study_run *r, fm_e
                           fm_study_state_name(r->state), "why", r->why, "loss", r->loss,
                           "bits_per_byte", r->bits_per_byte, "train_loss", r->train_loss, "seconds",
                           r->seconds, "wall_seconds", r->wall_seconds, "attempts", r->attempts);
-    fm_status st = path && dir && o ? fmi_dir_make(dir, err) : FM_FAIL(err, FM_E_NOMEM, "%s: result", r->id);
+    fm_status st =
+        path && dir && o ? fmi_dir_make(dir, err) : FM_FAIL(err, FM_E_NOMEM, "%s: result", r->id);
     if (!st) st = fmi_json_write(path, o, err);
     json_decref(o);
     fmi_free(path);
@@ -169,8 +180,8 @@ fm_status fmi_study_result_write(const fmi_study *s, const fm_study_run *r, fm_e
     return st;
 }
 
-/* A file moves todo -> doing -> done or failed: reading the directories in this order, a run that moves
- * meanwhile is seen late, never lost. One that goes back is seen at the next look. */
+/* A file moves todo -> doing -> done or failed: reading the directories in this order, a run that
+ * moves meanwhile is seen late, never lost. One that goes back is seen at the next look. */
 static fm_status read_states(fmi_study *s, fm_err *err)
 {
     fm_status st = FM_OK;
@@ -180,7 +191,8 @@ static fm_status read_states(fmi_study *s, fm_err *err)
         int n = 0;
         st = path ? fmi_dir_names(path, &names, &n, err) : FM_FAIL(err, FM_E_NOMEM, "%s", s->dir);
         for (int j = 0; j < n; j++) {
-            size_t len = k == FM_STUDY_DOING ? fmi_claim_split(names[j], NULL, NULL) : strlen(names[j]);
+            size_t len =
+                k == FM_STUDY_DOING ? fmi_claim_split(names[j], NULL, NULL) : strlen(names[j]);
             int i = len ? fmi_study_find(s, names[j], len) : -1;
             if (i >= 0) s->run[i].state = (fm_study_state)k;
         }
@@ -195,8 +207,10 @@ fm_status fmi_study_refresh(fmi_study *s, fm_err *err)
     fm_status st = read_states(s, err);
     for (int i = 0; i < s->n && !st; i++) {
         fm_study_run *r = &s->run[i];
-        if (r->state < FM_STUDY_DONE) r->attempts = 0;
-        else if (!r->attempts) st = read_result(s, r, err); /* never changes once it is there */
+        if (r->state < FM_STUDY_DONE)
+            r->attempts = 0;
+        else if (!r->attempts)
+            st = read_result(s, r, err); /* never changes once it is there */
     }
     return st;
 }

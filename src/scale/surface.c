@@ -146,6 +146,7 @@ static bool project(fmi_surface *s, fmi_surface_at *at)
     return true;
 }
 
+#ifdef FM_HAVE_NLOPT
 /* d objective / d exponents at the projected constants. */
 static void slope(const fmi_surface *s, const fmi_surface_at *at, double *g)
 {
@@ -160,7 +161,6 @@ static void slope(const fmi_surface *s, const fmi_surface_at *at, double *g)
     }
 }
 
-#ifdef FM_HAVE_NLOPT
 typedef struct search {
     fmi_surface *s;
     fmi_surface_at at, best;

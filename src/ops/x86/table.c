@@ -16,4 +16,5 @@ void fm_ops_init_x86(fm_ops *ops, fm_isa isa)
     if (isa < FM_ISA_AMX) return;
     ops->gemm = fmi_gemm_x86_amx;
     fmi_attn_init_amx(ops);
+    fmi_ffn_init_amx(ops);
 }

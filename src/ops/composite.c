@@ -1,0 +1,92 @@
+/* Composite operators: what they mean in terms of the fine ones, which any table can run.
+ *
+ * A backend may fuse them; the bits are those of this file. The fine operators come from the table in
+ * use, so that a level without a fused version still runs its own products. */
+#include "ops/ref/ref.h"
+
+typedef struct product {
+    fm_gemm_kind kind;
+    const void *a, *b;
+    void *c;
+    int64_t n, k;        /* columns of C; inner (NT, NN) or rows of C (TN) */
+    fm_dtype dtc;
+    bool accumulate;
+} product;
+
+/* One product over all groups. For TN `b` is the [G, n] operand and c the gradient (table). */
+static fm_status multiply(const fm_kernel_ctx *x, fm_dtype dt, const int32_t *offsets, int groups, int64_t G,
+                          const product *p)
+{
+    bool tn = p->kind == FM_GEMM_TN;
+    fm_gemm_args g = {.a = p->a, .kind = p->kind, .m = tn ? p->k : G, .n = p->n, .k = tn ? G : p->k,
+                      .lda = p->k, .ldb = p->kind == FM_GEMM_NT ? p->k : p->n, .ldc = p->n, .dt = dt,
+                      .dtc = p->dtc, .accumulate = p->accumulate};
+    g.b = p->b;
+    g.c = p->c;
+    if (groups > 0) {
+        g.offsets = offsets;
+        g.groups = groups;
+        g.table = (void *const *)(tn ? p->c : p->b);
+    }
+    return x->ops->gemm(x, &g);
+}
+
+static fm_status gather(const fm_kernel_ctx *x, const void *from, const int32_t *rows, void *to, int64_t n,
+                        int64_t D, fm_dtype dt)
+{
+    return x->ops->gather_rows(x, &(fm_gather_rows_args){.x = from, .rows = rows, .y = to, .n = n, .D = D,
+                                                         .ldx = D, .ldy = D, .dt_x = dt, .dt_y = dt});
+}
+
+REF_OP(gated)
+{
+    int64_t G = a->G, D = a->D, M = a->M;
+    fm_dtype F = fmi_full_dtype(a->dt);
+    const void *x = a->row_token ? a->xg : a->x;
+    fm_status st = a->row_token ? gather(k, a->x, a->row_token, a->xg, G, D, a->dt) : FM_OK;
+    product gate = {FM_GEMM_NT, x, a->w_gate, a->gate, M, D, a->dt, false};
+    product up = {FM_GEMM_NT, x, a->w_up, a->up, M, D, a->dt, false};
+    if (!st) st = multiply(k, a->dt, a->offsets, a->groups, G, &gate);
+    if (!st) st = multiply(k, a->dt, a->offsets, a->groups, G, &up);
+    if (!st)
+        st = k->ops->swiglu(k, &(fm_swiglu_args){.gate = a->gate, .up = a->up, .row_slot = a->row_slot,
+                                                 .weight = a->weight, .h = a->h, .G = G, .M = M,
+                                                 .ld_gate = M, .ld_up = M, .ld_h = M, .dt = a->dt});
+    if (st || !a->y) return st;
+    if (a->base && a->base != a->y) st = gather(k, a->base, NULL, a->y, G, D, F);
+    product down = {FM_GEMM_NT, a->h, a->w_down, a->y, D, M, F, a->base != NULL};
+    return st ? st : multiply(k, a->dt, a->offsets, a->groups, G, &down);
+}
+
+REF_OP(gated_bwd)
+{
+    int64_t G = a->G, D = a->D, M = a->M;
+    fm_dtype A = a->dt, F = fmi_full_dtype(a->dt);
+    const void *x = a->x, *dy = a->dy;
+    fm_status st = FM_OK;
+    if (a->row_token) {
+        st = gather(k, a->x, a->row_token, a->xg, G, D, A);
+        if (!st) st = gather(k, a->dy, a->row_token, a->dyg, G, D, A);
+        x = a->xg;
+        dy = a->dyg;
+    }
+    if (!st)
+        st = k->ops->swiglu(k, &(fm_swiglu_args){.gate = a->gate, .up = a->up, .row_slot = a->row_slot,
+                                                 .weight = a->weight, .h = a->h, .G = G, .M = M,
+                                                 .ld_gate = M, .ld_up = M, .ld_h = M, .dt = A});
+    product dh = {FM_GEMM_NN, dy, a->w_down, a->dh, M, D, A, false};
+    if (!st) st = multiply(k, A, a->offsets, a->groups, G, &dh);
+    if (!st)
+        st = k->ops->swiglu_bwd(k, &(fm_swiglu_bwd_args){
+                                       .dh = a->dh, .gate = a->gate, .up = a->up, .row_slot = a->row_slot,
+                                       .weight = a->weight, .dgate = a->dgate, .dup = a->dup,
+                                       .dweight = a->dweight, .G = G, .M = M, .ld_dh = M, .ld_gate = M,
+                                       .ld_up = M, .ld_dgate = M, .ld_dup = M, .dt = A});
+    product list[5] = {{FM_GEMM_TN, dy, a->h, a->g_down, M, D, F, true},
+                       {FM_GEMM_TN, a->dgate, x, a->g_gate, D, M, F, true},
+                       {FM_GEMM_TN, a->dup, x, a->g_up, D, M, F, true},
+                       {FM_GEMM_NN, a->dgate, a->w_gate, a->dx, D, M, F, false},
+                       {FM_GEMM_NN, a->dup, a->w_up, a->dx, D, M, F, true}};
+    for (int i = 0; i < 5 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &list[i]);
+    return st;
+}

@@ -1,0 +1,323 @@
+/* The gated FFN in one pass over its rows, on AMX tiles; the bits are those of ops/composite.c.
+ *
+ * A block is 32 rows. Its input is gathered once into tile layout and stays in L1; gate and up come out 32
+ * columns at a time and go through the activation while the next products run; the hidden row never leaves
+ * L1. The weights of a group are packed once a thread and stay in L2. Backward: the same walk for dh,
+ * dgate, dup and dx; weight gradients follow in ffn_dw_amx.c. Shapes that do not fit (odd sizes, weights
+ * larger than the scratch, few rows) go to the composite. docs/kernels/ffn.md. */
+#pragma GCC target("avx512bf16")
+#include "ops/x86/ffn_amx.h"
+
+#include "ops/ref/ref.h"
+#include "ops/x86/x86.h"
+
+#define ROWS_MIN 48 /* rows of a group below which packing its weights does not pay */
+#define STREAM_MIN ((int64_t)1 << 20) /* bytes of an output that will not be read from a cache */
+
+typedef struct work {
+    char *gate, *up, *down;      /* packed weights                      */
+    char *in;                    /* the block's rows of x or dy         */
+    char *mid[2];                /* h; or dgate, dup, in tile layout    */
+    float *tile[2][2];           /* [turn][gate, up][32 * 32]           */
+    v16 *dw;                     /* [32] lanes of dweight               */
+    bool stream;                 /* outputs go past the caches          */
+} work;
+
+static size_t carve(work *w, char *scratch, int64_t D, int64_t M)
+{
+    fmi_ffn_carve c = {scratch, 0};
+    w->gate = ffn_take(&c, ffn_packed(M, D));
+    w->up = ffn_take(&c, ffn_packed(M, D));
+    w->down = ffn_take(&c, ffn_packed(M, D));
+    w->in = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, D));
+    for (int i = 0; i < 2; i++) w->mid[i] = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, M));
+    for (int i = 0; i < 4; i++) w->tile[i / 2][i % 2] = ffn_take(&c, 4096);
+    w->dw = ffn_take(&c, 64 * FMI_FFN_ROWS);
+    return c.used;
+}
+
+static bool fits(const fm_kernel_ctx *k, fm_dtype dt, int64_t G, int64_t D, int64_t M, int groups)
+{
+    work w;
+    return dt == FM_DTYPE_BF16 && D % 32 == 0 && M % 32 == 0 && D > 0 && M > 0
+        && G >= ROWS_MIN * (int64_t)(groups > 0 ? groups : 1) && carve(&w, NULL, D, M) <= k->scratch_bytes
+        && __builtin_cpu_supports("avx512bf16");
+}
+
+static inline void put(const work *w, void *to, __m512i v)
+{
+    if (w->stream) _mm512_stream_si512(to, v);
+    else _mm512_storeu_si512(to, v);
+}
+
+/* Blocks [lo, hi) of all groups are this thread's; calls fn once a group that it has a part of. */
+typedef void (*group_fn)(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end);
+typedef struct walk {
+    const fm_kernel_ctx *k;
+    const void *args;
+    group_fn fn;
+    const int32_t *offsets;
+    int64_t G, D, M;
+    int groups;
+    bool stream;
+} walk;
+
+/* Outputs of G x M bf16 and up, written whole lines at a time, are streamed where they are large. */
+static bool streams(int64_t G, int64_t M, const void *a, const void *b, const void *c)
+{
+    return 2 * G * M >= STREAM_MIN && (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) & 63) == 0;
+}
+
+static void walk_thread(void *arg, int tid, int n_threads)
+{
+    const walk *s = arg;
+    int groups = s->groups > 0 ? s->groups : 1;
+    int64_t total = 0, first = 0, begin, end;
+    for (int g = 0; g < groups; g++) {
+        ffn_group(s->offsets, s->G, g, &begin, &end);
+        total += ffn_blocks(end - begin);
+    }
+    int64_t lo = total * tid / n_threads, hi = total * (tid + 1) / n_threads;
+    if (lo >= hi) return;
+    work w;
+    carve(&w, s->k->scratch[tid], s->D, s->M);
+    w.stream = s->stream;
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | 0x8040u);
+    fmi_tiles_configure_amx();
+    for (int g = 0; g < groups && first < hi; g++) {
+        ffn_group(s->offsets, s->G, g, &begin, &end);
+        int64_t n = ffn_blocks(end - begin), b0 = lo > first ? lo - first : 0;
+        int64_t b1 = hi - first < n ? hi - first : n;
+        if (b0 < b1) {
+            int64_t stop = begin + b1 * FMI_FFN_ROWS;
+            s->fn(s->args, &w, g, begin + b0 * FMI_FFN_ROWS, stop < end ? stop : end, end);
+        }
+        first += n;
+    }
+    fmi_tiles_release_amx();
+    _mm_sfence();
+    _mm_setcsr(csr);
+}
+
+static inline v16 weight_of(const void *weight, const int32_t *slot, int64_t row)
+{
+    return weight ? v16_set1(((const float *)weight)[slot[row]]) : v16_set1(1.0f);
+}
+
+/* What goes on beside the products: the elementwise work on the tiles finished before (none at first). */
+typedef struct side {
+    const void *args;
+    work *w;
+    float *const *tile;          /* NULL: nothing yet                  */
+    int64_t row, at;             /* block's first row, tiles' first column */
+    int n;                       /* live rows                          */
+} side;
+typedef void (*side_fn)(const side *x, int r0, int r1);
+
+/* acc [32, 32] = 32 rows in tile layout by one panel; between its steps fn works on its share of
+ * the 32 rows of x: part `part` of `parts`. Tiles are multiplied while vectors are computed. */
+ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *acc, side_fn fn,
+                     const side *x, int part, int parts)
+{
+    int64_t first = part * steps, all = parts * steps;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t s = 0; s < steps; s++, rows += STEP_BYTES, panel += STEP_BYTES) {
+        step(rows, 64, 1024, panel, true, true);
+        if (x->tile)
+            fn(x, (int)(FMI_FFN_ROWS * (first + s) / all), (int)(FMI_FFN_ROWS * (first + s + 1) / all));
+    }
+    _tile_stored(0, acc, 128);
+    _tile_stored(1, acc + 16, 128);
+    _tile_stored(2, acc + 512, 128);
+    _tile_stored(3, acc + 528, 128);
+}
+
+static inline v16 gated_unit(v16 g, v16 u, v16 w)
+{
+    return v16_mul(w, v16_mul(v16_mul(g, v16_sigmoid(g)), u));
+}
+
+/* Rows r0 .. r1-1 of columns j .. j+31 of gate and up leave their tiles; h goes to tile layout. */
+ALWAYS void activate(const side *x, int r0, int r1)
+{
+    const fm_gated_args *a = x->args;
+    const work *w = x->w;
+    int64_t j = x->at, at = 2 * ((x->row + r0) * a->M + j);
+    char *gate = (char *)a->gate + at, *up = (char *)a->up + at;
+    char *h = w->mid[0] + j / 32 * STEP_BYTES + 64 * r0;
+    const float *tg = x->tile[0] + 32 * r0, *tu = x->tile[1] + 32 * r0;
+    int live = r1 < x->n ? r1 : x->n, r = r0;
+    for (; r < live; r++, tg += 32, tu += 32, gate += 2 * a->M, up += 2 * a->M, h += 64) {
+        v16 wr = weight_of(a->weight, a->row_slot, x->row + r);
+        __m512i g = FFN_ROUND(v16_load(tg), v16_load(tg + 16)),
+                u = FFN_ROUND(v16_load(tu), v16_load(tu + 16));
+        put(w, gate, g);
+        put(w, up, u);
+        v16 h0 = gated_unit(ffn_low(g), ffn_low(u), wr), h1 = gated_unit(ffn_high(g), ffn_high(u), wr);
+        _mm512_store_si512(h, FFN_ROUND(h0, h1));
+    }
+    for (; r < r1; r++, h += 64) _mm512_store_si512(h, _mm512_setzero_si512());
+}
+
+/* Columns p .. p+31 of y leave their tile, on top of base. */
+ALWAYS void store_y(const side *x, int r0, int r1)
+{
+    const fm_gated_args *a = x->args;
+    int64_t at = (x->row + r0) * a->D + x->at;
+    for (int r = r0; r < r1 && r < x->n; r++, at += a->D)
+        for (int c = 0; c < 32; c += 16) {
+            v16 v = v16_load(x->tile[0] + 32 * r + c);
+            if (a->base) v = v16_add(v16_load((const float *)a->base + at + c), v);
+            put(x->w, (float *)a->y + at + c, v16_bits(v));
+        }
+}
+
+static void gated_block(const fm_gated_args *a, work *w, int64_t row, int n)
+{
+    int64_t D = a->D, M = a->M;
+    side x = {.args = a, .w = w, .row = row, .n = n};
+    int turn = 0;
+    for (int64_t j = 0; j < M; j += 32, turn ^= 1) {
+        multiply(w->in, w->gate + 2 * j * D, D / 32, w->tile[turn][0], activate, &x, 0, 2);
+        multiply(w->in, w->up + 2 * j * D, D / 32, w->tile[turn][1], activate, &x, 1, 2);
+        x.tile = w->tile[turn];
+        x.at = j;
+    }
+    activate(&x, 0, FMI_FFN_ROWS);
+    if (!a->y) return;
+    x.tile = NULL;
+    for (int64_t p = 0; p < D; p += 32, turn ^= 1) {
+        multiply(w->mid[0], w->down + 2 * p * M, M / 32, w->tile[turn][0], store_y, &x, 0, 1);
+        x.tile = w->tile[turn];
+        x.at = p;
+    }
+    store_y(&x, 0, FMI_FFN_ROWS);
+}
+
+static void gated_group(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end)
+{
+    const fm_gated_args *a = args;
+    ffn_pack_rows(w->gate, ffn_matrix(a->w_gate, a->groups, g), a->M, a->D);
+    ffn_pack_rows(w->up, ffn_matrix(a->w_up, a->groups, g), a->M, a->D);
+    if (a->y) ffn_pack_rows(w->down, ffn_matrix(a->w_down, a->groups, g), a->D, a->M);
+    for (; row < end; row += FMI_FFN_ROWS) {
+        int n = (int)(group_end - row < FMI_FFN_ROWS ? group_end - row : FMI_FFN_ROWS);
+        ffn_rows(w->in, a->x, a->row_token, row, n, group_end, a->D);
+        gated_block(a, w, row, n);
+    }
+}
+
+static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
+{
+    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups)) return ref_gated(k, a);
+    bool stream = streams(a->G, a->M, a->gate, a->up, a->y);
+    walk s = {k, a, gated_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    fmi_pool_run(k->pool, walk_thread, &s);
+    return FM_OK;
+}
+
+/* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h are written, the first two to
+ * tile layout too. */
+ALWAYS void activate_bwd(const side *x, int r0, int r1)
+{
+    const fm_gated_bwd_args *a = x->args;
+    const work *w = x->w;
+    int64_t j = x->at, at = 2 * ((x->row + r0) * a->M + j), ld = 2 * a->M;
+    char *tg = w->mid[0] + j / 32 * STEP_BYTES, *tu = w->mid[1] + j / 32 * STEP_BYTES;
+    const float *t = x->tile[0] + 32 * r0;
+    int live = r1 < x->n ? r1 : x->n, r = r0;
+    for (; r < live; r++, t += 32, at += ld) {
+        v16 wr = weight_of(a->weight, a->row_slot, x->row + r), lanes = w->dw[r], one = v16_set1(1.0f);
+        __m512i dh = FFN_ROUND(v16_load(t), v16_load(t + 16));
+        __m512i gate = _mm512_loadu_si512((const char *)a->gate + at);
+        __m512i up = _mm512_loadu_si512((const char *)a->up + at);
+        v16 dg[2], du[2], h[2];
+        for (int i = 0; i < 2; i++) {
+            v16 d = i ? ffn_high(dh) : ffn_low(dh), g = i ? ffn_high(gate) : ffn_low(gate);
+            v16 u = i ? ffn_high(up) : ffn_low(up), sig = v16_sigmoid(g), silu = v16_mul(g, sig);
+            v16 both = v16_mul(silu, u), wd = v16_mul(wr, d);
+            h[i] = v16_mul(wr, both);
+            dg[i] = v16_mul(v16_mul(wd, u), v16_fma(silu, v16_sub(one, sig), sig));
+            du[i] = v16_mul(wd, silu);
+            lanes = v16_fma(d, both, lanes);
+        }
+        w->dw[r] = lanes;
+        __m512i g = FFN_ROUND(dg[0], dg[1]), u = FFN_ROUND(du[0], du[1]);
+        put(w, (char *)a->h + at, FFN_ROUND(h[0], h[1]));
+        put(w, (char *)a->dgate + at, g);
+        put(w, (char *)a->dup + at, u);
+        _mm512_store_si512(tg + 64 * r, g);
+        _mm512_store_si512(tu + 64 * r, u);
+    }
+    for (; r < r1; r++) {
+        _mm512_store_si512(tg + 64 * r, _mm512_setzero_si512());
+        _mm512_store_si512(tu + 64 * r, _mm512_setzero_si512());
+    }
+}
+
+/* dx = the sum of two finished products. */
+ALWAYS void store_dx(const side *x, int r0, int r1)
+{
+    const fm_gated_bwd_args *a = x->args;
+    float *dx = (float *)a->dx + (x->row + r0) * a->D + x->at;
+    for (int r = r0; r < r1 && r < x->n; r++, dx += a->D)
+        for (int c = 32 * r; c < 32 * r + 32; c += 16)
+            put(x->w, dx + c - 32 * r, v16_bits(v16_add(v16_load(x->tile[0] + c), v16_load(x->tile[1] + c))));
+}
+
+static void bwd_block(const fm_gated_bwd_args *a, work *w, int64_t row, int n)
+{
+    int64_t D = a->D, M = a->M;
+    side x = {.args = a, .w = w, .row = row, .n = n};
+    int turn = 0;
+    for (int r = 0; r < n; r++) w->dw[r] = v16_zero();
+    for (int64_t j = 0; j < M; j += 32, turn ^= 1) {
+        multiply(w->in, w->down + 2 * j * D, D / 32, w->tile[turn][0], activate_bwd, &x, 0, 1);
+        x.tile = w->tile[turn];
+        x.at = j;
+    }
+    activate_bwd(&x, 0, FMI_FFN_ROWS);
+    if (a->dweight && a->row_slot)
+        for (int r = 0; r < n; r++) ((float *)a->dweight)[a->row_slot[row + r]] = v16_sum(w->dw[r]);
+    x.tile = NULL;
+    for (int64_t p = 0; p < D; p += 32, turn ^= 1) {
+        multiply(w->mid[0], w->gate + 2 * p * M, M / 32, w->tile[turn][0], store_dx, &x, 0, 2);
+        multiply(w->mid[1], w->up + 2 * p * M, M / 32, w->tile[turn][1], store_dx, &x, 1, 2);
+        x.tile = w->tile[turn];
+        x.at = p;
+    }
+    store_dx(&x, 0, FMI_FFN_ROWS);
+}
+
+static void bwd_group(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end)
+{
+    const fm_gated_bwd_args *a = args;
+    ffn_pack_cols(w->down, ffn_matrix(a->w_down, a->groups, g), a->D, a->M);
+    ffn_pack_cols(w->gate, ffn_matrix(a->w_gate, a->groups, g), a->M, a->D);
+    ffn_pack_cols(w->up, ffn_matrix(a->w_up, a->groups, g), a->M, a->D);
+    for (; row < end; row += FMI_FFN_ROWS) {
+        int64_t left = group_end - row;
+        int n = (int)(left < FMI_FFN_ROWS ? left : FMI_FFN_ROWS);
+        ffn_rows(w->in, a->dy, a->row_token, row, n, group_end, a->D);
+        bwd_block(a, w, row, n);
+    }
+}
+
+static fm_status gated_bwd(const fm_kernel_ctx *k, const fm_gated_bwd_args *a)
+{
+    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups)) return ref_gated_bwd(k, a);
+    bool stream = streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
+    walk s = {k, a, bwd_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    fmi_pool_run(k->pool, walk_thread, &s);
+    return fmi_ffn_dw_amx(k, a);
+}
+
+void fmi_ffn_init_amx(fm_ops *ops)
+{
+    ops->gated = gated;
+    ops->gated_bwd = gated_bwd;
+}

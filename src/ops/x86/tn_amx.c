@@ -1,0 +1,212 @@
+/* C += A^T B over tokens, on AMX tiles. See tn_amx.h.
+ *
+ * The tiles want columns of A as rows (a transpose, paid for the narrow operand) and rows of B in pairs (an
+ * interleave). Per chunk of 1,024 tokens a thread packs up to 768 columns of B once, then block by block
+ * 32 columns of A, and lets the products run over all panels; both stay in L2. Pairs are made by
+ * unpacking inside 128-bit lanes, which leaves the columns of a panel out of order; they are put right
+ * when a block is added to C. Units of (columns of B, 32 columns of A) are shared by cost. */
+#include "ops/x86/tn_amx.h"
+
+#include "ops/x86/amx_tiles.h"
+#include "ops/x86/v16.h"
+
+#define B_COLUMNS 768                                       /* packed at a time           */
+#define B_BYTES ((size_t)FMI_GEMM_CHUNK * B_COLUMNS * 2)
+#define A_BYTES ((size_t)FMI_GEMM_CHUNK * 64)
+
+typedef struct job {
+    const fm_kernel_ctx *k;
+    fmi_tn_fn fn;
+    const void *arg;
+    int n_problems;
+    int64_t total;
+} job;
+
+typedef struct block_out {
+    const float *acc;      /* NULL: nothing waits */
+    float *c;
+    int64_t ldc;
+    int rows, cols;
+    bool transposed;
+} block_out;
+
+typedef struct worker {
+    char *b, *a;
+    float *tile[2];
+    int turn;
+    block_out wait;
+} worker;
+
+static int64_t a_blocks(const fmi_tn *q)
+{
+    return (q->m + 31) / 32 * (q->a[1] ? 2 : 1);
+}
+
+static int64_t b_groups(const fmi_tn *q)
+{
+    return (q->n + B_COLUMNS - 1) / B_COLUMNS;
+}
+
+/* Of one unit: products and the packing of its A, in columns times tokens. */
+static int64_t unit_cost(const fmi_tn *q)
+{
+    int64_t n = q->n < B_COLUMNS ? q->n : B_COLUMNS;
+    return (n + 32) * q->k;
+}
+
+static int64_t problem_cost(const fmi_tn *q)
+{
+    return q->k > 0 && q->m > 0 && q->n > 0 ? a_blocks(q) * b_groups(q) * unit_cost(q) : 0;
+}
+
+/* Tokens t0 .. t0+kn-1 of columns j0 .. j0+n-1 of B, panels one after the other. */
+static void pack_b(char *dst, const fmi_tn *q, int64_t t0, int64_t kn, int64_t j0, int64_t n)
+{
+    int64_t padded = (kn + 31) & ~(int64_t)31, panel = 64 * padded;
+    for (int64_t t = 0; t < padded; t += 2) {
+        const fm_bf16 *row[2] = {NULL, NULL};
+        for (int i = 0; i < 2; i++)
+            if (t + i < kn)
+                row[i] = q->b + (q->b_rows ? q->b_rows[t0 + t + i] : t0 + t + i) * q->ldb + j0;
+        if (t + 12 < kn) {
+            const fm_bf16 *far = q->b + (q->b_rows ? q->b_rows[t0 + t + 12] : t0 + t + 12) * q->ldb + j0;
+            const fm_bf16 *far2 = t + 13 < kn
+                ? q->b + (q->b_rows ? q->b_rows[t0 + t + 13] : t0 + t + 13) * q->ldb + j0 : far;
+            for (int64_t j = 0; j < n; j += 32) {
+                _mm_prefetch((const char *)(far + j), _MM_HINT_T0);
+                _mm_prefetch((const char *)(far2 + j), _MM_HINT_T0);
+            }
+        }
+        char *o = dst + t / 32 * STEP_BYTES + t % 32 * 32;
+        for (int64_t j = 0; j < n; j += 32, o += panel) {
+            __mmask32 m = mask32(n - j);
+            __m512i lo = row[0] ? _mm512_maskz_loadu_epi16(m, row[0] + j) : _mm512_setzero_si512();
+            __m512i hi = row[1] ? _mm512_maskz_loadu_epi16(m, row[1] + j) : _mm512_setzero_si512();
+            _mm512_store_si512(o, _mm512_unpacklo_epi16(lo, hi));
+            _mm512_store_si512(o + 1024, _mm512_unpackhi_epi16(lo, hi));
+        }
+    }
+}
+
+static inline void add_to(float *c, v16 v, int64_t n)
+{
+    if (n >= 16) v16_store(c, v16_add(v16_load(c), v));
+    else if (n > 0) v16_store_n(c, v16_add(v16_load_n(c, n), v), n);
+}
+
+static void add_rows(const block_out *o)
+{
+    const __m512i first = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+    const __m512i second = _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
+    for (int r = 0; r < o->rows; r++) {
+        v16 lo = v16_load(o->acc + 32 * r), hi = v16_load(o->acc + 32 * r + 16);
+        float *c = o->c + r * o->ldc;
+        add_to(c, _mm512_permutex2var_ps(lo, first, hi), o->cols);
+        add_to(c + 16, _mm512_permutex2var_ps(lo, second, hi), o->cols - 16);
+    }
+}
+
+static void add_columns(const block_out *o)
+{
+    for (int half = 0; half < 2; half++)
+        for (int r = 0; r < o->rows; r += 16) {
+            v16i v[16];
+            for (int i = 0; i < 16; i++) v[i] = v16_bits(v16_load(o->acc + 32 * (r + i) + 16 * half));
+            v16i_transpose(v);
+            for (int i = 0; i < 16; i++) {
+                int col = 8 * (i / 4) + 4 * half + i % 4;
+                if (col < o->cols) add_to(o->c + col * o->ldc + r, v16_from_bits(v[i]), o->rows - r);
+            }
+        }
+}
+
+static void flush(worker *w)
+{
+    if (!w->wait.acc) return;
+    if (w->wait.transposed) add_columns(&w->wait);
+    else add_rows(&w->wait);
+    w->wait.acc = NULL;
+}
+
+/* One block of A's columns against all packed panels. */
+static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t t0, int64_t kn, int64_t j0, int64_t n)
+{
+    int64_t per = (q->m + 31) / 32, i0 = ab % per * 32, padded = (kn + 31) & ~(int64_t)31;
+    int part = ab >= per, rows = (int)(q->m - i0 < 32 ? q->m - i0 : 32);
+    rows_across(w->a, (const char *)(q->a[part] + t0 * q->lda + i0), 2 * q->lda, rows, kn);
+    fmi_gemm_rows r = {.p = w->a, .row_bytes = 64, .half_bytes = 1024, .step_bytes = STEP_BYTES, .k = padded,
+                       .rows = 32};
+    const char *panel = w->b;
+    for (int64_t j = 0; j < n; j += 32, panel += 64 * padded) {
+        float *tile = w->tile[w->turn];
+        block(&r, panel, tile, 32, false, true, true);
+        flush(w);
+        float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
+        w->wait = (block_out){tile, c, q->ldc, rows, (int)(n - j < 32 ? n - j : 32), q->transposed};
+        w->turn ^= 1;
+    }
+}
+
+/* Units u0 .. u1-1 of a problem: those of one group of B's columns lie together. */
+static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
+{
+    int64_t blocks = a_blocks(q);
+    while (u0 < u1) {
+        int64_t j0 = u0 / blocks * B_COLUMNS, left = q->n - j0, n = left < B_COLUMNS ? left : B_COLUMNS;
+        int64_t end = (u0 / blocks + 1) * blocks;
+        if (end > u1) end = u1;
+        for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
+            int64_t kn = q->k - t0 < FMI_GEMM_CHUNK ? q->k - t0 : FMI_GEMM_CHUNK;
+            pack_b(w->b, q, t0, kn, j0, n);
+            for (int64_t u = u0; u < end; u++) run_block(w, q, u % blocks, t0, kn, j0, n);
+        }
+        u0 = end;
+    }
+    flush(w);
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a <= 0 ? 0 : (a + b - 1) / b;
+}
+
+static void run_thread(void *arg, int tid, int n_threads)
+{
+    const job *d = arg;
+    int64_t lo = d->total * tid / n_threads, hi = d->total * (tid + 1) / n_threads, base = 0;
+    if (lo >= hi) return;
+    char *s = d->k->scratch[tid];
+    worker w = {.b = s, .a = s + B_BYTES, .tile = {(float *)(void *)(s + B_BYTES + A_BYTES),
+                                                   (float *)(void *)(s + B_BYTES + A_BYTES + 4096)}};
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | 0x8040u);
+    fmi_tiles_configure_amx();
+    for (int i = 0; i < d->n_problems && base < hi; i++) {
+        fmi_tn q;
+        d->fn(d->arg, i, &q);
+        int64_t cost = problem_cost(&q);
+        if (!cost) continue;
+        int64_t n = a_blocks(&q) * b_groups(&q), each = unit_cost(&q);
+        int64_t u0 = ceil_div(lo - base, each), u1 = ceil_div(hi - base, each);
+        if (u1 > n) u1 = n;
+        if (u0 < u1) run_units(&w, &q, u0, u1);
+        base += cost;
+    }
+    fmi_tiles_release_amx();
+    _mm_setcsr(csr);
+}
+
+fm_status fmi_tn_run(const fm_kernel_ctx *k, fmi_tn_fn fn, const void *arg, int n_problems)
+{
+    job d = {k, fn, arg, n_problems, 0};
+    FM_ASSERT(B_BYTES + A_BYTES + 8192 <= k->scratch_bytes);
+    for (int i = 0; i < n_problems; i++) {
+        fmi_tn q;
+        fn(arg, i, &q);
+        d.total += problem_cost(&q);
+    }
+    if (d.total == 0) return FM_OK;
+    if (d.total < 1 << 15) run_thread(&d, 0, 1);
+    else fmi_pool_run(k->pool, run_thread, &d);
+    return FM_OK;
+}
