@@ -55,7 +55,7 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
                       xout ? a->tmp->ys : NULL);
     if (!xout) return;
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = a->tmp->y, .slot_row = la->slot_row,
-                                                   .shared = l->shared_gate >= 0 ? a->tmp->ys : NULL, .base = la->x1,
-                                                   .x = xout, .T = T, .D = D,
+                                                   .shared = l->shared_gate >= 0 ? a->tmp->ys : NULL,
+                                                   .base = la->x1, .x = xout, .T = T, .D = D,
                                                    .K = c->num_experts_per_tok, .dt = m->dt});
 }

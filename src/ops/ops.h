@@ -347,9 +347,9 @@ typedef struct fm_scatter_rows_args {
     fm_dtype dt;
 } fm_scatter_rows_args;
 
-/* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may be
- * NULL; base NULL: x itself. x, base [T, D] F; y [T*K, D] F; shared [T, D] F. Forward: x is the residual stream. Backward: x is the
- * gradient of the router's input. */
+/* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may
+ * be NULL; base NULL: x itself. x, base, shared [T, D] F; y [T*K, D] F. Forward: x is the residual stream.
+ * Backward: x is the gradient of the router's input. */
 typedef struct fm_moe_combine_args {
     const void *y;
     const int32_t *slot_row;
@@ -370,7 +370,8 @@ typedef struct fm_lse_args {
     fm_dtype dt;
 } fm_lse_args;
 
-/* Cross-entropy given lse (NULL: it is formed here, the same bits): loss[t] = lse[t] - logits[t, target[t]] (0 where target < 0);
+/* Cross-entropy given lse (NULL: it is formed here, the same bits): loss[t] = lse[t] - logits[t, target[t]]
+ * (0 where target < 0);
  * dlogits[t,w] = grad_scale * (exp(logits - lse) - [w == target]) rounded to A, zeros where target < 0.
  * dlogits may be NULL (evaluation). loss [T] F; dlogits [T, ldd] A. */
 typedef struct fm_xent_args {
