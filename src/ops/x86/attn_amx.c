@@ -2,7 +2,8 @@
  *
  * One tile configuration for all: 16 rows of 64 bytes; operands are padded to it (tile_pack.inc).
  * C stays in four tiles while two A and two B tiles pass by, or in six while A and B change.
- * Probabilities are rounded by vcvtne2ps2bf16, which every processor with AMX has; it is asked for all the same. */
+ * Probabilities are rounded by vcvtne2ps2bf16, which every processor with AMX has; it is asked for
+ * all the same. */
 #pragma GCC target("avx512bf16")
 #include <immintrin.h>
 
