@@ -16,7 +16,8 @@ typedef struct job {
     const char *preset;
     int64_t depth, tokens, batch, seq, context, sequences, chunk;
     double speed;
-    bool recompute, muon;
+    bool recompute;
+    const char *optimizer;
     fm_dtype precision;
 } job;
 
@@ -34,7 +35,7 @@ static int memory_of(const job *j, const fm_shape_opts *s, result *r)
     const fm_memory_opts train = {.precision = j->precision,
                                   .training = true,
                                   .recompute = j->recompute,
-                                  .muon = j->muon,
+                                  .muon = !strcmp(j->optimizer, "muon"),
                                   .rows = j->batch,
                                   .length = j->seq,
                                   .threads = (int)j->c.threads};
@@ -196,7 +197,7 @@ static int run(job *j)
 
 int cmd_plan(int argc, char **argv)
 {
-    job j = {.seq = 512, .batch = 4096, .sequences = 1, .chunk = 512};
+    job j = {.seq = 512, .batch = 4096, .sequences = 1, .chunk = 512, .optimizer = "muon"};
     const cli_option options[] = {
         {"preset", CLI_TEXT, &j.preset, "P", "pico, nano, micro, mini, v2-lite, v2, v3 or v3-slim"},
         CLI_OPT_MODEL(&j.c),
@@ -212,7 +213,7 @@ int cmd_plan(int argc, char **argv)
         {"speed", CLI_REAL, &j.speed, "TOKENS/S",
          "training speed (default: estimated from a short measurement)"},
         {"recompute", CLI_FLAG, &j.recompute, NULL, "activations again in the backward pass"},
-        {"muon", CLI_FLAG, &j.muon, NULL, "Muon's scratch counted"},
+        {"optimizer", CLI_TEXT, &j.optimizer, "O", "muon (default) or adamw"},
         CLI_OPT_PRECISION(&j.c),
         CLI_OPT_THREADS(&j.c),
         CLI_OPT_ISA(&j.c),
@@ -229,6 +230,8 @@ int cmd_plan(int argc, char **argv)
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!j.preset == !j.c.model) return cli_wrong("plan", "expected --preset or --model");
+    if (strcmp(j.optimizer, "muon") && strcmp(j.optimizer, "adamw"))
+        return cli_wrong("plan", "--optimizer %s: expected muon or adamw", j.optimizer);
     rc = cli_precision("plan", j.c.precision, FM_DTYPE_BF16, &j.precision);
     return rc == CLI_GO_ON ? run(&j) : rc;
 }

@@ -245,7 +245,7 @@ static fm_status read_mark(const json_t *j, const char *path, const char *key, i
 static fm_status read_state(const char *path, fmi_load_window *w, fmi_run_state *r, fm_err *err)
 {
     json_t *j = NULL, *feed;
-    int64_t format, metrics, samples;
+    int64_t format, numerics, metrics, samples;
     fm_status st = fmi_json_load(path, FMI_JSON_BYTES_MAX, &j, err);
     if (st) return st;
     memset(r, 0, sizeof *r);
@@ -253,6 +253,10 @@ static fm_status read_state(const char *path, fmi_load_window *w, fmi_run_state 
     if (!st && format != FMI_STATE_FORMAT)
         st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format %lld, this build reads %d", path, (long long)format,
                      FMI_STATE_FORMAT);
+    if (!st) st = fmi_json_get_int(j, path, "numerics", &numerics, err);
+    if (!st && numerics != FMI_NUMERICS)
+        fmi_log(1, "%s: numerics %lld, this program computes by %d: bits will differ from an unbroken run", path,
+                (long long)numerics, FMI_NUMERICS);
     if (!st) st = fmi_json_get_int(j, path, "step", &r->step, err);
     if (!st) st = fmi_json_get_int(j, path, "tokens", &r->tokens, err);
     if (!st) st = fmi_json_get_double(j, path, "seconds", &r->seconds, err);
