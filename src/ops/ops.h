@@ -461,6 +461,42 @@ typedef struct fm_adamw_args {
     fm_dtype dt;
 } fm_adamw_args;
 
+/* AdEMAMix over every segment not skipped (Pagliardini et al. 2024, algorithm 1); nothing is touched
+ * when state->bad != 0. AdamW with a second, slow average of the gradient: slow = b3 slow + (1-b3) g, not
+ * corrected for its start (slow NULL: none); the step is (m / c1 + alpha slow) / (sqrt(v / c2) + eps). */
+typedef struct fm_ademamix_args {
+    void *master;
+    const void *grad;
+    void *m;
+    void *slow;
+    void *v;
+    const fm_segment *segs;
+    const fm_step_state *state;
+    int n_segs;
+    int64_t step;            /* from 1 */
+    double lr, beta1, beta2, beta3, alpha, eps, weight_decay;
+    fm_dtype dt;
+} fm_ademamix_args;
+
+/* Running mean: y = beta y + (1-beta) x; where lamb is not 0 then x = x + lamb y (Grokfast's filter). x, y
+ * [n] F. Nothing is touched when state->bad. */
+typedef struct fm_ema_args {
+    void *x;
+    void *y;
+    const fm_step_state *state;
+    int64_t n;
+    double beta, lamb;
+    fm_dtype dt;
+} fm_ema_args;
+
+/* The weights of every segment = x (flat F), each rounded to its dtype as an update rounds. */
+typedef struct fm_put_weights_args {
+    const void *x;
+    const fm_segment *segs;
+    int n_segs;
+    fm_dtype dt;
+} fm_put_weights_args;
+
 /* Muon, first half, one matrix: m = mu m + clip*grad; u = clip*grad + mu m (Nesterov), out [n] F; norm2[0] =
  * sum u^2. Nothing is touched when state->bad. */
 typedef struct fm_muon_momentum_args {
@@ -570,6 +606,9 @@ typedef struct fm_sample_args {
     X(grad_sumsq, n_segs)          \
     X(grad_norm, n_segs)           \
     X(adamw, n_segs)               \
+    X(ademamix, n_segs)            \
+    X(ema, n)                      \
+    X(put_weights, n_segs)         \
     X(muon_momentum, n)            \
     X(muon_scale, rows)            \
     X(muon_apply, rows)            \

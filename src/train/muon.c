@@ -120,9 +120,9 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
     int64_t r = small_side(g->rows, g->cols), c = turn ? g->rows : g->cols, rc = r * c;
     for (int i = 0; i < n; i++) {
         int64_t off = g->offset + (begin + i) * g->stride;
-        void *u = at(o->var, off, F);
+        void *u = at(o->flat[FMI_V], off, F);
         fm_op_muon_momentum(x, &(fm_muon_momentum_args){ .grad = at(o->g->flat, off, F),
-                                                         .m = at(o->mom, off, F), .u = u,
+                                                         .m = at(o->flat[FMI_M], off, F), .u = u,
                                                          .norm2 = at(o->norm2, i, F), .state = state,
                                                          .n = rc, .mu = s->train_momentum, .dt = A });
         fm_op_muon_scale(x, &(fm_muon_scale_args){ .x = u, .norm2 = at(o->norm2, i, F),
@@ -136,7 +136,7 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
     for (int i = 0; i < n; i++) {
         const fm_param *p = &o->m->lay.params[g->first_param + (begin + i) * g->param_stride];
         int64_t off = g->offset + (begin + i) * g->stride;
-        fm_op_muon_apply(x, &(fm_muon_apply_args){ .master = at(o->master, off, F),
+        fm_op_muon_apply(x, &(fm_muon_apply_args){ .master = at(o->flat[FMI_MASTER], off, F),
                                                    .o = at(o->y, i * rc, F), .weight = p->w,
                                                    .state = state, .rows = g->rows, .cols = g->cols,
                                                    .transpose = turn, .lr = lr,

@@ -13,13 +13,7 @@
 #define STAGE_BYTES ((size_t)4 << 20)
 #define NAME_BYTES (FM_NAME_MAX + 16)
 
-enum { ARRAY_MASTER, ARRAY_M, ARRAY_V, N_ARRAYS };
-static const char *const array_names[N_ARRAYS] = { "master", "m", "v" };
-
-static void *array_of(const fmi_optim *o, int a)
-{
-    return a == ARRAY_MASTER ? o->master : a == ARRAY_M ? o->mom : o->var;
-}
+static const char *const array_names[FMI_FLATS] = { "master", "m", "v", "slow", "filter", "ema" };
 
 /* One tensor of optimizer.safetensors. */
 typedef struct entry {
@@ -31,9 +25,9 @@ typedef struct entry {
 static int list_entries(const fmi_optim *o, entry *out)
 {
     int n = 0;
-    for (int a = 0; a < N_ARRAYS; a++)
+    for (int a = 0; a < FMI_FLATS; a++)
         for (int s = 0; s < o->n_segs; s++) {
-            if (a == ARRAY_V && o->host_segs[s].skip) continue;
+            if (!o->flat[a] || (a == FMI_V && o->host_segs[s].skip)) continue;
             if (out) {
                 snprintf(out[n].name, NAME_BYTES, "%s.%s", array_names[a],
                          o->m->lay.params[o->param_of[s]].name);
@@ -58,7 +52,7 @@ static void fill_spec(const fmi_optim *o, const entry *e, fmi_st_spec *s)
 static fm_status write_entry(fmi_st_writer *w, const fmi_optim *o, const entry *e, char *stage, fm_err *err)
 {
     const fm_segment *s = &o->host_segs[e->seg];
-    const char *dev = (const char *)array_of(o, e->array) + (size_t)s->offset * sizeof(float);
+    const char *dev = (const char *)o->flat[e->array] + (size_t)s->offset * sizeof(float);
     size_t bytes = (size_t)s->n * sizeof(float);
     fm_status st = FM_OK;
     for (size_t at = 0; at < bytes && !st; at += STAGE_BYTES) {
@@ -171,6 +165,7 @@ fm_status fmi_state_write(const char *dir, const fmi_stepper *t, const fmi_load_
     if (!st) st = write_state(state, w, r, err);
     if (!st) st = hash_dir(dir, "", j, err);
     if (!st) st = hash_dir(dir, "trainer", j, err);
+    if (!st && t->optim->parts.ema) st = hash_dir(dir, "ema", j, err);
     if (!st) st = fmi_json_write(hashes, j, err);
     json_decref(j);
     fmi_free(sub);
@@ -287,9 +282,9 @@ static fm_status read_entry(const fm_tensors *f, fmi_optim *o, const entry *e, f
     const fm_segment *s = &o->host_segs[e->seg];
     memcpy(stage, info->data, info->bytes); /* the mapping need not be aligned */
     fm_tensors_advise(f, info, FMI_ADVICE_DONE);
-    char *dev = (char *)array_of(o, e->array) + (size_t)s->offset * sizeof(float);
+    char *dev = (char *)o->flat[e->array] + (size_t)s->offset * sizeof(float);
     st = fm_write(o->m->x, dev, stage, info->bytes, err);
-    if (!st && e->array == ARRAY_MASTER) st = fmi_param_write(o->m, o->param_of[e->seg], stage, err);
+    if (!st && e->array == FMI_MASTER) st = fmi_param_write(o->m, o->param_of[e->seg], stage, err);
     return st;
 }
 
