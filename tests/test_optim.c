@@ -36,6 +36,8 @@ static void settings(fmi_settings *s)
     s->train_clip = 0;
     s->train_ademamix_beta3 = 0.99;
     s->train_ema = 0.6;
+    s->train_soap_every = 3;
+    s->train_soap_first = 1000; /* as good as eigenvectors */
 }
 
 static void rig_new(rig *r, const char *device, fm_dtype dt, fmi_optim_parts parts)
@@ -177,6 +179,12 @@ static void test_ema(void **state)
     check("ema", (fmi_optim_parts){ .ema = true }, FMI_EMA, 0, 1e-5);
 }
 
+static void test_soap(void **state)
+{
+    (void)state;
+    check("soap", (fmi_optim_parts){ .soap = 10 }, FMI_MASTER, 0, 1e-5);
+}
+
 /* Every array of the optimizer, as bytes. */
 static void *snapshot(const rig *r, size_t *bytes)
 {
@@ -194,6 +202,7 @@ static void test_bad(void **state)
     (void)state;
     static const fmi_optim_parts parts[] = {
         { .ademamix = true, .grokfast = true, .ema = true },
+        { .soap = 10 },
     };
     for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
         rig r;
@@ -242,7 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ademamix), cmocka_unit_test(test_grokfast), cmocka_unit_test(test_ema),
-        cmocka_unit_test(test_bad),      cmocka_unit_test(test_show),
+        cmocka_unit_test(test_soap),     cmocka_unit_test(test_bad),      cmocka_unit_test(test_show),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

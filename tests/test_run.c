@@ -161,6 +161,8 @@ static void test_resume_optimizers(void **state)
     static const char *const sets[][8] = {
         { "train.batch=256", "train.micro=128", "train.saves=4", "train.keep=100", "train.evals=4",
           "train.optimizer=ademamix", "train.grokfast_lamb=2", "train.ema=0.9" },
+        { "train.batch=256", "train.micro=128", "train.saves=4", "train.keep=100", "train.evals=4",
+          "train.optimizer=soap", "train.soap_every=3", "train.soap_side=64" },
     };
     const char *text[] = { path_of("text.txt") };
     for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {

@@ -1,4 +1,4 @@
-/* Segments, master weights, averages, AdamW, AdEMAMix; Muon's part is in muon.c. See optim.h. */
+/* Segments, master weights, averages, AdamW, AdEMAMix; matrices in muon.c and soap.c. See optim.h. */
 #include "train/optim.h"
 
 #include "model/count.h"
@@ -10,7 +10,7 @@ static bool decays(fm_param_kind k)
     return k == FM_PARAM_MATRIX || k == FM_PARAM_EMBED || k == FM_PARAM_HEAD || k == FM_PARAM_ROUTER;
 }
 
-static void fill_segment(const fm_model *m, int i, int64_t offset, bool muon, fm_segment *s)
+static void fill_segment(const fm_model *m, int i, int64_t offset, bool apart, fm_segment *s)
 {
     const fm_param *p = &m->lay.params[i];
     *s = (fm_segment){ .offset = offset,
@@ -19,7 +19,7 @@ static void fill_segment(const fm_model *m, int i, int64_t offset, bool muon, fm
                        .weight_dtype = (int32_t)p->dtype,
                        .round_bf16 = m->dt == FM_DTYPE_BF16 && p->dtype != FM_DTYPE_BF16,
                        .decay = decays(p->kind),
-                       .skip = muon && p->kind == FM_PARAM_MATRIX };
+                       .skip = apart && p->kind == FM_PARAM_MATRIX };
 }
 
 /* Host arrays of segments. */
@@ -34,7 +34,7 @@ static fm_status list_segments(fmi_optim *o, fm_err *err)
     n = 0;
     for (int i = 0; i < o->m->lay.n_params; i++) {
         if (o->g->offset[i] < 0) continue;
-        fill_segment(o->m, i, o->g->offset[i], o->parts.muon, &o->host_segs[n]);
+        fill_segment(o->m, i, o->g->offset[i], o->parts.muon || o->parts.soap, &o->host_segs[n]);
         o->param_of[n++] = i;
     }
     return FM_OK;
@@ -84,6 +84,7 @@ fm_status fmi_optim_new(fm_model *m, const fm_grads *g, fmi_optim_parts parts, f
     if (!st) st = alloc_flat(o, err);
     if (!st) st = copy_masters(o, err);
     if (!st && parts.muon) st = fmi_muon_plan(o, err);
+    if (!st && parts.soap) st = fmi_soap_plan(o, err);
     if (st) {
         fmi_optim_free(o);
         return st;
@@ -95,7 +96,8 @@ fm_status fmi_optim_new(fm_model *m, const fm_grads *g, fmi_optim_parts parts, f
 void fmi_optim_free(fmi_optim *o)
 {
     if (!o) return;
-    void *dev[] = { o->segs, o->sumsq, o->x, o->y, o->p, o->a, o->a2, o->ab, o->norm2 };
+    void *dev[] = { o->segs, o->sumsq, o->x, o->y, o->p, o->a, o->a2, o->ab, o->norm2, o->t, o->order,
+                    o->soap };
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++)
         if (dev[i]) fm_dev_free(o->m->x, dev[i]);
     for (int i = 0; i < FMI_FLATS; i++)
@@ -103,6 +105,7 @@ void fmi_optim_free(fmi_optim *o)
     fmi_free(o->host_segs);
     fmi_free(o->param_of);
     fmi_free(o->groups);
+    fmi_free(o->soap_at);
     fmi_free(o);
 }
 
@@ -112,6 +115,7 @@ size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, fmi_op
     size_t bytes = (size_t)(3 + parts.ademamix + parts.grokfast + parts.ema) * (size_t)n_grad * F;
     bytes += (size_t)lay->n_params * (sizeof(fm_segment) + sizeof(double));
     if (parts.muon) bytes += (size_t)fmi_count_muon_bytes(lay, dt);
+    if (parts.soap) bytes += (size_t)fmi_count_soap_bytes(lay, parts.soap, dt);
     return bytes;
 }
 
@@ -162,6 +166,7 @@ void fmi_optim_run(fmi_optim *o, const fmi_settings *s, int64_t step, double pro
                                          .eps = s->train_eps, .weight_decay = s->train_weight_decay,
                                          .dt = o->m->dt });
     if (o->parts.muon) fmi_muon_run(o, s, lr, state);
+    if (o->parts.soap) fmi_soap_run(o, s, step, lr, state);
     double young = (1 + (double)step) / (10 + (double)step);
     if (o->parts.ema)
         fm_op_ema(x, &(fm_ema_args){ .x = f[FMI_MASTER], .y = f[FMI_EMA], .state = state, .n = o->g->n,

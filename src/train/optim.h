@@ -4,7 +4,8 @@
  * Muon takes each matrix by itself (every expert; gate and up apart): Nesterov momentum, five
  * Newton-Schulz steps in the activation dtype, update scaled by 0.2 sqrt(max(rows, cols)) to AdamW's
  * size (Moonlight, section 2). Matrices of one shape that lie at one stride in the flat arrays (the
- * experts of a layer) go through the products together. AdEMAMix takes every parameter; grokfast adds a
+ * experts of a layer) go through the products together. SOAP (Vyas et al. 2024) takes the same
+ * matrices. AdEMAMix takes every parameter; grokfast adds a
  * filter of the gradients before any of them, ema an average of the weights after. The clip factor and
  * the non-finite flag stay on the device. */
 #ifndef FM_TRAIN_OPTIM_H
@@ -23,6 +24,7 @@ typedef struct fmi_muon_group {
 /* What an optimizer keeps beside AdamW's two moments. */
 typedef struct fmi_optim_parts {
     bool muon, ademamix, grokfast, ema;
+    int64_t soap;             /* longest side with a basis; 0: not SOAP */
 } fmi_optim_parts;
 
 /* The flat arrays, each [g->n] F on the device; those that a run does not use are NULL. */
@@ -44,6 +46,10 @@ typedef struct fmi_optim {
     /* Muon scratch, for batch_max matrices: y, p [r, c] F; x [r, c] A, y rounded; a, a2
      * [r, r] F; ab [r, r] A */
     void *x, *y, *p, *a, *a2, *ab, *norm2;
+    /* SOAP: y, p, t for the matrices of a batch, a for their square factors; soap: factors and bases of
+     * all, those of a parameter at soap_at (-1: none) */
+    void *t, *order, *soap;
+    int64_t *soap_at;         /* host [n_params] */
 } fmi_optim;
 
 /* Masters start as the model's weights. */

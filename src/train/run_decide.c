@@ -16,6 +16,7 @@ fmi_step_opts fmi_run_step_opts(const fmi_settings *s, const fm_config *c)
                             .T = s->data_seq, .mtp = c->num_nextn_predict_layers > 0,
                             .muon = !strcmp(s->train_optimizer, "muon"), .recompute = s->train_recompute,
                             .ademamix = !strcmp(s->train_optimizer, "ademamix"),
+                            .soap = strcmp(s->train_optimizer, "soap") ? 0 : s->train_soap_side,
                             .grokfast = s->train_grokfast_lamb > 0, .ema = s->train_ema > 0 };
 }
 

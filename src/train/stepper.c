@@ -83,7 +83,7 @@ static fm_status alloc_device(fmi_stepper *t, fm_err *err)
 static fmi_optim_parts parts(const fmi_step_opts *o)
 {
     return (fmi_optim_parts){ .muon = o->muon, .ademamix = o->ademamix, .grokfast = o->grokfast,
-                              .ema = o->ema };
+                              .ema = o->ema, .soap = o->soap };
 }
 
 fm_status fmi_stepper_new(fm_model *m, const fmi_step_opts *o, fmi_stepper **out, fm_err *err)

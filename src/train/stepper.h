@@ -19,6 +19,7 @@ typedef struct fmi_step_opts {
     int64_t T;
     bool mtp, recompute;
     bool muon, ademamix, grokfast, ema; /* fmi_optim_parts */
+    int64_t soap;
 } fmi_step_opts;
 
 typedef struct fmi_stepper {

@@ -1,9 +1,11 @@
-/* Reference optimizer operators: gradient norm, AdamW, AdEMAMix, averages, Muon. F64 stands for
+/* Reference optimizer operators: gradient norm, AdamW, AdEMAMix, averages, Muon, SOAP. F64 stands for
  * double masters. */
 #include "ops/ref/ref.h"
 
 #define REF_REAL_ONLY
 #define REF_BODY "ops/ref/optim.inc"
+#include "ops/ref/instances.h"
+#define REF_BODY "ops/ref/soap.inc"
 #include "ops/ref/instances.h"
 
 /* bf16 activations keep float masters; complex has no optimizer. */
@@ -87,4 +89,19 @@ REF_OP(muon_apply)
 {
     if (a->state->bad) return FM_OK;
     return ref_run_dt(k, a->dt, REAL_VERSIONS(muon_apply), a, a->rows);
+}
+
+REF_OP(soap_moment)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_moment), a, a->n);
+}
+
+REF_OP(soap_adam)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_adam), a, a->n);
+}
+
+REF_OP(soap_basis)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_basis), a, a->batch);
 }
