@@ -17,6 +17,7 @@ typedef struct job {
     int64_t depth, tokens, batch, seq, context, sequences, chunk;
     double speed;
     bool recompute, muon;
+    const char *optimizer;
     fm_dtype precision;
 } job;
 
@@ -34,7 +35,9 @@ static int memory_of(const job *j, const fm_shape_opts *s, result *r)
     const fm_memory_opts train = {.precision = j->precision,
                                   .training = true,
                                   .recompute = j->recompute,
-                                  .muon = j->muon,
+                                  .muon = j->muon || !strcmp(j->optimizer, "muon"),
+                                  .arrays = !strcmp(j->optimizer, "ademamix"),
+                                  .soap_side = strcmp(j->optimizer, "soap") ? 0 : 1024,
                                   .rows = j->batch,
                                   .length = j->seq,
                                   .threads = (int)j->c.threads};
@@ -213,6 +216,8 @@ int cmd_plan(int argc, char **argv)
          "training speed (default: estimated from a short measurement)"},
         {"recompute", CLI_FLAG, &j.recompute, NULL, "activations again in the backward pass"},
         {"muon", CLI_FLAG, &j.muon, NULL, "Muon's scratch counted"},
+        {"optimizer", CLI_TEXT, &j.optimizer, "NAME",
+         "whose memory counts: adamw (default), muon, ademamix or soap"},
         CLI_OPT_PRECISION(&j.c),
         CLI_OPT_THREADS(&j.c),
         CLI_OPT_ISA(&j.c),
@@ -229,6 +234,11 @@ int cmd_plan(int argc, char **argv)
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!j.preset == !j.c.model) return cli_wrong("plan", "expected --preset or --model");
+    static const char *const known[] = {"adamw", "muon", "ademamix", "soap"};
+    if (!j.optimizer) j.optimizer = known[0];
+    size_t k = 0;
+    while (k < 4 && strcmp(j.optimizer, known[k])) k++;
+    if (k == 4) return cli_wrong("plan", "--optimizer: expected adamw, muon, ademamix or soap");
     rc = cli_precision("plan", j.c.precision, FM_DTYPE_BF16, &j.precision);
     return rc == CLI_GO_ON ? run(&j) : rc;
 }

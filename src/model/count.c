@@ -197,10 +197,11 @@ void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_r
     m.cache = r->cache_tokens * fmi_count_kv_bytes(c, r->dt, true);
     if (r->training) {
         m.masters = m.gradients = n.trained * F;
-        m.moments = 2 * n.trained * F;
+        m.moments = (2 + r->arrays) * n.trained * F;
         m.workspace += (int64_t)l->n_params * (int64_t)(sizeof(fm_segment) + sizeof(double));
         m.workspace += fmi_count_batch_bytes(c, r->dt, r->rows, 1);
         if (r->muon) m.workspace += fmi_count_muon_bytes(l, r->dt);
+        if (r->soap) m.workspace += fmi_count_soap_bytes(l, r->soap, r->dt);
     }
     m.total =
         m.weights + m.masters + m.gradients + m.moments + m.activations + m.cache + m.workspace;

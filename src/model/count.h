@@ -74,6 +74,8 @@ typedef struct fmi_memory_request {
     fm_dtype dt;
     bool training;         /* masters, gradients, moments, backward buffers                  */
     bool muon;             /* its scratch                                                    */
+    int arrays;            /* full ones beside AdamW's two: AdEMAMix, Grokfast, EMA          */
+    int64_t soap;          /* SOAP's longest side with a basis; 0: not SOAP                  */
     bool recompute;
     bool borrowed;         /* weights stay in the file mapping (not counted as `weights`)    */
     int64_t rows;          /* tokens of a micro-batch, or of a prefill chunk                 */
