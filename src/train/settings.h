@@ -43,7 +43,7 @@
     X(REAL, train, grokfast_lamb, 0, 0, 1000)     /* its weight, added to the gradient; 0: off  */ \
     X(REAL, train, ema, 0, 0, 0.99999999)         /* decay of the weights' average; 0: none     */ \
     X(INT, train, soap_every, 10, 1, 1000000)     /* steps between SOAP's bases                 */ \
-    X(INT, train, soap_first, 4, 1, 10000)        /* power iterations of the first basis        */ \
+    X(INT, train, soap_first, 1, 1, 10000)        /* power iterations of the first basis        */ \
     X(INT, train, soap_side, 1024, 1, 1 << 20)    /* longer sides have no basis                 */ \
     X(REAL, train, weight_decay, 0.1, 0, 100)                                                    \
     X(REAL, train, clip, 1.0, 0, 1e30)            /* 0: no clipping                             */ \

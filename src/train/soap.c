@@ -3,10 +3,10 @@
  *     L += (1-b)(G G^T - L), R likewise;  M = b1 M + (1-b1) G;  V = b2 V + (1-b2) (U G W^T)^2
  *     master -= lr (wd master + U^T (Adam of U M W^T, V) W)
  * Every N steps, after the update: U = QR of (L U^T), its columns in descending order of eigenvalue. The
- * first step makes factors and bases only, as the authors' implementation does; theirs takes the
- * eigenvectors there, here a few power iterations from the identity lead to them. A side above the limit
- * has no basis. M stays in the original space, so that a new basis leaves it as it is. Products in F;
- * the matrices of a group go through them as one batch. */
+ * first step makes factors and bases only, as the authors' implementation does; theirs takes eigenvectors
+ * there, here power iterations from the identity (one by default) lead towards them. A side above the
+ * limit has no basis. M stays in the original space, so that a new basis leaves it as it is. Products in
+ * F; the matrices of a group go through them as one batch. */
 #include "model/count.h"
 #include "train/muon.h"
 
