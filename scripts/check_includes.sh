@@ -13,6 +13,7 @@ BEGIN {
     allow["model"] = "model ops comm io tensor base"
     allow["infer"] = "infer model text ops io tensor base"
     allow["train"] = "train model text ops comm io tensor base"
+    allow["bench"] = "bench infer train model ops io tensor base"
     allow["post"] = "post train infer model text io tensor base"
     allow["eval"] = "eval infer model text io tensor base"
     allow["scale"] = "scale model io tensor base"

@@ -21,7 +21,7 @@
 #include "ops/fmath.h"
 #include "ops/ops.h"
 
-#define KH_ARRAYS 32
+#define KH_ARRAYS 40
 #define KH_THREADS 3
 
 typedef struct kh_array {

@@ -252,6 +252,10 @@ static void test_latent(void **state)
         }
     dims wide = {128, 2, 4, 2, 32}; /* more heads than lanes */
     check_latent(h, &wide, two, 2, FM_DTYPE_BF16);
+    dims row = {16, 64, 64, 64, 256}; /* a decoding row of mini: sixteen lanes, a page in one pass */
+    static const latent_row ends[] = {{0, 1}, {1, 33}, {2, 1087}, {3, 1088}, {0, 97}};
+    check_latent(h, &row, deep, 1, FM_DTYPE_BF16);
+    if (!kh_quick()) check_latent(h, &row, ends, 5, FM_DTYPE_BF16);
     size_t whole = FM_SCRATCH_BYTES; /* several rounds of segments */
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = 120000;
     check_latent(h, &all_dims[1], deep, 1, FM_DTYPE_BF16);

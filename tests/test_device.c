@@ -11,7 +11,7 @@ static const char *const devices[2] = {"cpu", "fence"};
 
 static void axpby(fm_exec *x, void *src, void *dst, int64_t n, double alpha)
 {
-    fm_op_axpby(x, &(fm_axpby_args){src, dst, n, alpha, 0, FM_DTYPE_F32});
+    fm_op_axpby(x, &(fm_axpby_args){src, dst, NULL, n, alpha, 0, FM_DTYPE_F32});
 }
 
 /* Runs touch(p) in a child; returns the signal that ended it, 0 if none did. */
@@ -63,7 +63,7 @@ static void test_fence_queues(void **state)
         fm_exec *x = open_exec(devices[d], 2, FM_ISA_SCALAR);
         float in[4] = {1, 2, 3, 4}, out[4];
         float *a = dev_put(x, in, sizeof in), *b = dev_new(x, sizeof in);
-        fm_axpby_args args = {a, b, 4, 2, 0, FM_DTYPE_F32};
+        fm_axpby_args args = {a, b, NULL, 4, 2, 0, FM_DTYPE_F32};
         fm_op_axpby(x, &args);
         args.alpha = 100;
         int64_t seconds_calls = 0;
@@ -160,8 +160,8 @@ static void test_error_sticks(void **state)
         float in = 5, out = -1;
         float *a = dev_put(x, &in, sizeof in);
         axpby(x, a, a, 1, 2); /* runs: 10 */
-        fm_op_axpby(x, &(fm_axpby_args){a, a, 1, 1, 0, FM_DTYPE_U8});
-        fm_op_axpby(x, &(fm_axpby_args){a, a, 1, 1, 0, FM_DTYPE_I32});
+        fm_op_axpby(x, &(fm_axpby_args){a, a, NULL, 1, 1, 0, FM_DTYPE_U8});
+        fm_op_axpby(x, &(fm_axpby_args){a, a, NULL, 1, 1, 0, FM_DTYPE_I32});
         fm_op_zero(x, &(fm_zero_args){a, sizeof in}); /* dropped */
         fm_err e = {0};
         assert_int_equal(fm_read(x, &out, a, sizeof out, &e), FM_E_UNSUPPORTED);

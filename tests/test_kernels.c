@@ -56,7 +56,25 @@ static void check_rmsnorm_bwd(kh *h, int64_t T, int64_t D, fm_dtype dt, int v)
     a.rstd = kh_in(h, T, F32, 1);
     a.dx = kh_values(h, T * a.lddx, a.dtdx, 1, true);
     a.dw = kh_values(h, D, F32, 1, true);
+    if (v > 0) a.dxa = kh_out(h, T * D, fm_dtype_bytes(dt));
     KH_CHECK(h, rmsnorm_bwd, &a);
+}
+
+/* dx in the place of dy; no dx at all. */
+static void check_rmsnorm_bwd_place(kh *h, int64_t T, int64_t D)
+{
+    for (int v = 0; v < 2; v++) {
+        fm_rmsnorm_bwd_args a = {.T = T, .D = D, .ldx = D, .lddy = D, .lddx = D, .dt = BF16,
+                                 .dtdx = F32};
+        float *dy = kh_values(h, T * D, F32, 1, true);
+        a.dy = dy;
+        a.dx = v ? NULL : dy;
+        a.x = kh_in(h, T * D, F32, 2);
+        a.w = kh_in(h, D, F32, 2);
+        a.rstd = kh_in(h, T, F32, 1);
+        a.dw = kh_values(h, D, F32, 1, true);
+        KH_CHECK(h, rmsnorm_bwd, &a);
+    }
 }
 
 static void test_rmsnorm_bwd(void **state)
@@ -67,7 +85,9 @@ static void test_rmsnorm_bwd(void **state)
         for (int v = 0; v < 3; v++) check_rmsnorm_bwd(h, T, D, dt, v);
     }
     h->what = "several chunks";
-    check_rmsnorm_bwd(h, 2500, 40, BF16, 0);
+    for (int v = 0; v < 3; v++) check_rmsnorm_bwd(h, 2500, 40, BF16, v);
+    check_rmsnorm_bwd(h, 4096, 33, F32, 1);
+    check_rmsnorm_bwd_place(h, 3100, 24);
 }
 
 static void test_rope(void **state)
@@ -151,6 +171,26 @@ static void test_gather_scatter(void **state)
     }
 }
 
+/* Copies so large that they are written past the caches. */
+static void test_gather_large(void **state)
+{
+    kh *h = *state;
+    for (int v = 0; v < 4; v++) {
+        enum { D = 96 };
+        fm_gather_rows_args a = {.n = 30000, .D = D, .ldx = D + 1, .ldy = D + (v == 3 ? 1 : 32),
+                                 .dt_x = v == 1 ? BF16 : F32, .dt_y = v ? BF16 : F32};
+        h->what = "large gather";
+        h->shift = 0;
+        a.x = kh_in(h, 100 * a.ldx, a.dt_x, 2);
+        int32_t *rows = kh_ints(h, a.n, 101);
+        for (int64_t t = 0; t < a.n; t++) rows[t]--;
+        a.rows = rows;
+        char *y = kh_out(h, a.n * a.ldy + 64, fm_dtype_bytes(a.dt_y));
+        a.y = y + (64 - (uintptr_t)y % 64) % 64;
+        KH_CHECK(h, gather_rows, &a);
+    }
+}
+
 static void test_swiglu(void **state)
 {
     kh *h = *state;
@@ -204,6 +244,7 @@ static void test_combine(void **state)
             a.slot_row = row;
             if (K != 3) a.shared = kh_in(h, T * D, F32, 1);
             a.x = kh_values(h, T * D, F32, 1, true);
+            if (K == 3) a.base = kh_in(h, T * D, F32, 1);
             KH_CHECK(h, moe_combine, &a);
         }
     }
@@ -235,6 +276,14 @@ static void test_loss(void **state)
             a.target = target;
             a.loss = kh_out(h, T, 4);
             if (v != 2) a.dlogits = kh_out(h, T * a.ldd, fm_dtype_bytes(a.dt));
+            KH_CHECK(h, xent, &a);
+            a.logits = x = kh_in(h, T * a.ld, F32, v == 2 ? 120 : 10);
+            if (v == 2 && W > 3) x[2] = -INFINITY;
+            a.lse = NULL;
+            a.target = target = kh_ints(h, T, (int)W + 1);
+            for (int64_t t = 0; t < T; t++) target[t]--;
+            a.loss = kh_out(h, T, 4);
+            a.dlogits = v != 1 ? kh_out(h, T * a.ldd, fm_dtype_bytes(a.dt)) : NULL;
             KH_CHECK(h, xent, &a);
         }
 }
@@ -283,6 +332,7 @@ static void test_flat(void **state)
             fm_axpby_args a = {.n = n, .alpha = v == 2 ? 0 : 0.7, .beta = v ? 0.9 : 0, .dt = F32};
             a.x = v == 2 ? NULL : kh_in(h, n, F32, 1);
             a.y = kh_values(h, n, F32, 1, true);
+            if (i % 2) a.ya = kh_out(h, n, 2);
             KH_CHECK(h, axpby, &a);
             fm_zero_args z = {.bytes = n};
             z.y = kh_values(h, n / 4 + 1, F32, 1, true);
@@ -458,6 +508,47 @@ static void test_sample(void **state)
         }
 }
 
+/* Every filter with noise, over flat and peaked rows and more than one block of random words. */
+static void test_sample_noise(void **state)
+{
+    kh *h = *state;
+    static const fm_sample_row how[] = {
+        {.temperature = 1, .top_p = 1}, {.temperature = 0.3f, .top_p = 1, .min_p = 0.05f},
+        {.temperature = 1.7f, .top_p = 0.95f}, {.temperature = 0.6f, .top_p = 0.5f, .top_k = 50},
+        {.temperature = 3, .top_p = 1, .top_k = 7}, {.temperature = 1, .top_p = 0.8f, .min_p = 0.2f},
+        {.temperature = 1e-30f, .top_p = 1}, {.temperature = 0, .top_p = 1},
+    };
+    static const int vocab[] = {2, 63, 64, 65, 1000, 5003};
+    enum { T = 8 };
+    for (int i = 0; i < 6; i++)
+        for (int v = 0; v < 3; v++) {
+            int64_t W = vocab[i];
+            char what[48];
+            snprintf(what, sizeof what, "sample with noise, W %d, %d", (int)W, v);
+            h->what = what;
+            h->shift = (size_t)v;
+            fm_sample_args a = {.T = T, .W = W, .ld = W, .dt = v ? BF16 : F32};
+            float *x = kh_in(h, T * W, F32, v == 0 ? 0.01f : v == 1 ? 2 : 40);
+            if (v == 2)
+                for (int64_t t = 0; t < T; t++) x[t * W + 1] = t == 3 ? INFINITY : -INFINITY;
+            a.logits = x;
+            fm_sample_row *rows = kh_array_new(h, T, sizeof *rows, false);
+            for (int t = 0; t < T; t++) {
+                rows[t] = how[t];
+                rows[t].seed = 0x123456789abcdefull * (uint64_t)(t + 1);
+                rows[t].choice = (uint32_t)t;
+                rows[t].position = (uint64_t)i << 33 | (uint64_t)v;
+                rows[t].repetition_penalty = 1;
+                rows[t].mask = -1;
+            }
+            a.rows = rows;
+            a.token = kh_out(h, T, 4);
+            a.scratch = malloc((size_t)(T * W) * 4);
+            KH_CHECK(h, sample, &a);
+            free(a.scratch);
+        }
+}
+
 static int setup(void **state)
 {
     static kh h;
@@ -477,12 +568,14 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rmsnorm),   cmocka_unit_test(test_rmsnorm_bwd),
         cmocka_unit_test(test_rope),      cmocka_unit_test(test_embed),
-        cmocka_unit_test(test_gather_scatter), cmocka_unit_test(test_swiglu),
+        cmocka_unit_test(test_gather_scatter), cmocka_unit_test(test_gather_large),
+        cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_combine),   cmocka_unit_test(test_loss),
         cmocka_unit_test(test_exp_bits),  cmocka_unit_test(test_flat),
         cmocka_unit_test(test_optimizer),
         cmocka_unit_test(test_muon),      cmocka_unit_test(test_route),
         cmocka_unit_test(test_sample),
+        cmocka_unit_test(test_sample_noise),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

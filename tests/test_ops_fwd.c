@@ -404,10 +404,10 @@ static void test_flush(void **state)
     volatile float denormal = tiny;
     void *a = dev_put(x, &small, 4), *d = dev_put(x, &tiny, 4), *c = dev_new(x, 4);
     float got = 7;
-    fm_op_axpby(x, &(fm_axpby_args){a, c, 1, 0x1p-40, 0, FM_DTYPE_F32});
+    fm_op_axpby(x, &(fm_axpby_args){a, c, NULL, 1, 0x1p-40, 0, FM_DTYPE_F32});
     dev_get(x, &got, c, 4);
     assert_true(fmi_f32_bits(got) == 0);
-    fm_op_axpby(x, &(fm_axpby_args){d, c, 1, 0x1p100, 0, FM_DTYPE_F32});
+    fm_op_axpby(x, &(fm_axpby_args){d, c, NULL, 1, 0x1p100, 0, FM_DTYPE_F32});
     dev_get(x, &got, c, 4);
     assert_true(fmi_f32_bits(got) == 0);
     assert_true(denormal * 0x1p60f > 0); /* outside operators nothing is flushed */

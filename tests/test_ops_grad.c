@@ -265,7 +265,7 @@ static void test_rmsnorm(void **state)
         fm_op_rmsnorm(c.x, &(fm_rmsnorm_args){x, w, y, NULL, rstd, s->T, s->D, s->D, s->D, 0.01,
                       FM_DTYPE_F64});
         fm_op_rmsnorm_bwd(c.x, &(fm_rmsnorm_bwd_args){s->dy ? dy : NULL, s->dyf ? dyf : NULL, x, w,
-                          rstd, dx, dw, s->T, s->D, s->D, s->D, s->D, FM_DTYPE_F64, FM_DTYPE_F64,
+                          rstd, dx, dw, NULL, s->T, s->D, s->D, s->D, s->D, FM_DTYPE_F64, FM_DTYPE_F64,
                           true});
         take(&c, 0, dx);
         take(&c, 1, dw);

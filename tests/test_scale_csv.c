@@ -30,14 +30,19 @@ static int remove_file(void **state)
     return unlink(path);
 }
 
-static fm_scale_points *read_text(const char *text, const char *const *columns, int n,
-                                  fm_status want, fm_err *err)
+static void write_text(const char *text)
 {
-    fm_scale_points *p = NULL;
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
     fputs(text, f);
     assert_int_equal(fclose(f), 0);
+}
+
+static fm_scale_points *read_text(const char *text, const char *const *columns, int n,
+                                  fm_status want, fm_err *err)
+{
+    fm_scale_points *p = NULL;
+    write_text(text);
     assert_int_equal(fm_scale_points_new(&p, NULL), FM_OK);
     fm_status st = fm_scale_points_read(p, path, columns, n, err);
     if (st != want) fail_msg("expected status %d, found %d: %s", want, st, err->text);
@@ -211,12 +216,53 @@ static void budgets(void **state)
     fm_scale_points_free(p);
 }
 
+/* Arms of a comparison are not fitted together; one may be taken. */
+static void arms(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "id,arm,params,tokens,loss\n"
+        "a,baseline,1e6,2e7,3.5\nb,muon,1e6,2e7,3.4\nc,baseline,2e6,2e7,3.3\n";
+    static const struct {
+        const char *text, *arm, *words;
+    } bad[] = {
+        {text, NULL, "line 3: arm \"muon\" beside \"baseline\""},
+        {text, "mu", "no run of arm \"mu\""},
+        {"params,tokens,loss\n1e6,2e7,3.5\n", "muon", "no column \"arm\""},
+        {"arm,params,tokens,loss\n,1e6,2e7,3\nx,1e6,2e7,3\n", NULL, "arm \"x\" beside \"\""},
+    };
+    fm_err err = {0};
+    fm_scale_points *p = NULL;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        fm_scale_points *q = NULL;
+        write_text(bad[i].text);
+        assert_int_equal(fm_scale_points_new(&q, NULL), FM_OK);
+        fm_scale_points_arm(q, bad[i].arm);
+        assert_int_equal(fm_scale_points_read(q, path, NULL, 0, &err), FM_E_FORMAT);
+        if (!strstr(err.text, bad[i].words)) fail_msg("\"%s\": no \"%s\"", err.text, bad[i].words);
+        assert_int_equal(fm_scale_points_count(q), 0);
+        fm_scale_points_free(q);
+    }
+    fm_scale_points_free(read_text(text, NULL, 0, FM_E_FORMAT, &err));
+    assert_int_equal(fm_scale_points_new(&p, NULL), FM_OK);
+    fm_scale_points_arm(p, "baseline");
+    assert_int_equal(fm_scale_points_read(p, path, NULL, 0, &err), FM_OK);
+    assert_int_equal(fm_scale_points_count(p), 2);
+    close_to(fm_scale_points_get(p, 1)->params, 2e6);
+    assert_int_equal(fm_scale_points_get(p, 1)->line, 4);
+    fm_scale_points_free(p);
+    /* A study has one arm, of no name. */
+    p = read_text("arm,params,tokens,loss\n,1e6,2e7,3\n,2e6,2e7,3\n", NULL, 0, FM_OK, &err);
+    assert_int_equal(fm_scale_points_count(p), 2);
+    fm_scale_points_free(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_and_forms), cmocka_unit_test(experts_sweeps_and_m),
         cmocka_unit_test(refusals),        cmocka_unit_test(single_points),
-        cmocka_unit_test(budgets),
+        cmocka_unit_test(budgets),         cmocka_unit_test(arms),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

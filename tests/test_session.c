@@ -1,6 +1,7 @@
 /* Sessions: greedy continuations against PyTorch, the same bytes alone, in a batch, in chunks, with
  * drafting on and off; one read a decode step and no heap call; stops, errors, forks; all of it on
  * the fence device too. */
+#include "infer/draft_auto.h"
 #include "support.h"
 
 #include "fathom/session.h"
@@ -366,6 +367,50 @@ static void test_auto(void **state)
     machine_close(&mc);
 }
 
+/* Seconds of `tokens` tokens under the controller, a plain step being 1: verifying costs `verify`,
+ * a draft is accepted with probability p, taking drafting up again costs `again` for each token it
+ * missed. */
+static double play(double verify, double p, double again, int tokens, double noise, uint64_t seed)
+{
+    fmi_auto a = {0};
+    bool on = true;
+    double t = 0, missed = 0;
+    for (int n = 0; n < tokens;) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        double u = (double)(seed >> 40) / (1 << 24), jitter = (double)(seed >> 8 & 0xffff) / 65536;
+        bool hit = on && u < p;
+        double s = (on ? verify : 1) * (1 + noise * jitter * jitter * jitter);
+        n += 1 + hit;
+        t += s;
+        missed = on ? 0 : missed + 1;
+        bool next = fmi_auto_step(&a, s, 1 + hit, 1, on);
+        if (next && !on) t += again * missed;
+        on = next;
+    }
+    return t;
+}
+
+/* Never more than 2% behind plain decoding, whatever a draft costs and however often it fails; near
+ * the better of the two where drafting pays. */
+static void test_auto_choice(void **state)
+{
+    (void)state;
+    enum { TOKENS = 512, RUNS = 64 };
+    for (double verify = 1.05; verify < 2.6; verify += 0.25)
+        for (double p = 0; p < 0.99; p += 0.14)
+            for (int noisy = 0; noisy < 2; noisy++) {
+                double sum = 0, drafting = verify / (1 + p) * TOKENS;
+                for (uint64_t r = 1; r <= RUNS; r++)
+                    sum += play(verify, p, 0.3, TOKENS, noisy ? 0.5 : 0, r * 7919);
+                double mean = sum / RUNS / (noisy ? 1 + 0.5 / 4 : 1);
+                double best = drafting < TOKENS ? drafting : TOKENS;
+                if (mean > 1.02 * TOKENS)
+                    fail_msg("verify %g accepted %g: %g of %d", verify, p, mean, TOKENS);
+                if (p > 0.6 && mean > 1.06 * best)
+                    fail_msg("verify %g accepted %g: %g, best %g", verify, p, mean, best);
+            }
+}
+
 static void count_case(const char *device, fm_draft draft, int drafts)
 {
     int32_t prompt[64];
@@ -620,7 +665,8 @@ int main(void)
         cmocka_unit_test(test_batch),
         cmocka_unit_test(test_drafts),   cmocka_unit_test(test_draft_token),
         cmocka_unit_test(test_turns),
-        cmocka_unit_test(test_auto),     cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_auto),     cmocka_unit_test(test_auto_choice),
+           cmocka_unit_test(test_counts),
         cmocka_unit_test(test_score),    cmocka_unit_test(test_errors),
         cmocka_unit_test(test_memory),
         cmocka_unit_test(test_stop_ids), cmocka_unit_test(test_text),

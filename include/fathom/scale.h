@@ -51,9 +51,14 @@ fm_status fm_scale_points_add(fm_scale_points *p, const fm_scale_point *point, c
 /* Reads a CSV file with a header line. Names are matched without regard to case; other columns are
  * ignored (the names are listed in docs/scaling.md and by `fathom scale fit --help`).
  * `columns`: [n_columns] "field=NAME" pairs that override the match. Errors name file and line:
- * IO, FORMAT (a missing column, text for a number, a short line), RANGE (zero, negative). */
+ * IO, FORMAT (a missing column, text for a number, a short line), RANGE (zero, negative).
+ * A file with a column "arm" (a comparison's points.csv) must hold one arm only: FORMAT. */
 fm_status fm_scale_points_read(fm_scale_points *p, const char *path, const char *const *columns,
                                int n_columns, fm_err *err);
+
+/* From the next read on only rows of this arm are taken; a file without one is FORMAT. NULL:
+ * all. `arm` is borrowed until then. */
+void fm_scale_points_arm(fm_scale_points *p, const char *arm);
 
 /* Takes out the n points of highest loss; those above a compute; keeps order. */
 void fm_scale_points_drop_highest(fm_scale_points *p, int n);
@@ -170,7 +175,8 @@ typedef struct fm_scale_options {
     int n_bootstrap;    /* 0: 500                                       */
     double huber_delta; /* 0: 1e-3, on ln loss                          */
     bool sparsity;      /* fit gamma                                    */
-    bool only_main;     /* only the first counting the points allow     */
+    bool only_main;     /* only the main counting                       */
+    int main;           /* 1 + the counting of tables and plots; 0: the first the points allow */
     bool keep_all;      /* also points further than 12 robust deviations from the surface */
 } fm_scale_options;
 
@@ -182,7 +188,7 @@ fm_status fm_scale_fit_new(const fm_scale_points *p, const fm_scale_options *opt
                            fm_scale_fit **out, fm_err *err);
 void fm_scale_fit_free(fm_scale_fit *f);
 const fm_scale_view *fm_scale_fit_view(const fm_scale_fit *f, fm_scale_counting c);
-fm_scale_counting fm_scale_fit_main(const fm_scale_fit *f); /* the first that is there */
+fm_scale_counting fm_scale_fit_main(const fm_scale_fit *f); /* of tables, plots, predictions */
 bool fm_scale_fit_any(const fm_scale_fit *f);               /* some method gave exponents */
 const fm_scale_sweep *fm_scale_fit_sweep(const fm_scale_fit *f);
 const char *fm_scale_counting_name(fm_scale_counting c); /* "N", "6N", "M" */

@@ -20,7 +20,7 @@ extern "C" {
 typedef struct fm_session fm_session;
 
 /* Drafting with the model's multi-token-prediction module. AUTO drafts where the module is there
- * and measures, in the first answers, whether it pays. */
+ * and goes on while what is accepted outweighs what verifying costs, both measured as it runs. */
 typedef enum fm_draft { FM_DRAFT_OFF, FM_DRAFT_MTP, FM_DRAFT_AUTO } fm_draft;
 
 typedef struct fm_session_opts {

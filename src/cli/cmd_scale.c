@@ -2,6 +2,7 @@
  * predicts. The parts that start runs stand in cmd_scale_study.c. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fathom/nearest.h"
 #include "fathom/scale.h"
@@ -64,7 +65,7 @@ int cmd_scale(int argc, char **argv)
 
 typedef struct scale_args {
     cli_common c;
-    const char *csv, *study, *counting, *method;
+    const char *csv, *study, *arm, *counting, *method;
     cli_list column;
     double huber, below;
     int64_t bootstrap, drop;
@@ -76,11 +77,14 @@ typedef struct scale_args {
      "finished runs: a header, then size (params or N; or M), tokens or flops (D or C), loss; "    \
      "also read where they are there: active, params_total, lr, batch_tokens, batch_seqs, "        \
      "seq_len, steps, budget"},                                                                    \
-        {"study", CLI_TEXT, &(a).study, "DIR", "a study of fathom scale run; its points.csv"},     \
+        {"study", CLI_TEXT, &(a).study, "DIR",                                                     \
+         "or the finished runs of a study of fathom scale run (DIR/points.csv)"},                  \
+        {"arm", CLI_TEXT, &(a).arm, "NAME",                                                        \
+         "of a comparison only these runs: \"baseline\" or an idea's name"},                       \
         {"column", CLI_LIST, &(a).column, "FIELD=NAME",                                            \
          "the column of a field, such as loss=smooth_loss; FIELD=- for none; may be repeated"},    \
         {"bootstrap", CLI_INT, &(a).bootstrap, "N", "redraws for the intervals (default 500)"},    \
-        {"huber-delta", CLI_REAL, &(a).huber, "X", "of the Huber loss on ln loss (default 1e-3)"}, \
+        {"huber-delta", CLI_REAL, &(a).huber, "X", "delta of the Huber loss on ln loss (1e-3)"},   \
         {"sparsity", CLI_FLAG, &(a).sparsity, NULL,                                                \
          "a term in total over active parameters: A / (N^alpha S^gamma)"},                         \
         {"drop-highest", CLI_INT, &(a).drop, "N", "leave out the N highest losses"},               \
@@ -88,7 +92,8 @@ typedef struct scale_args {
         {"keep-all", CLI_FLAG, &(a).all, NULL,                                                     \
          "keep points further than 12 robust deviations from the surface too"},                    \
         {"counting", CLI_TEXT, &(a).counting, "N|6N|M",                                            \
-         "what a prediction is made in (default: the first the points allow)"},                    \
+         "how size and compute are counted in constants, plots and predictions (default: N, "      \
+         "or M where there is no N); docs/scaling.md"},                                            \
         CLI_OPT_SEED(&(a).c)
 
 static int check(const char *name, const scale_args *a)
@@ -105,6 +110,27 @@ static int check(const char *name, const scale_args *a)
     return CLI_GO_ON;
 }
 
+/* DIR/points.csv is there, or a line that says what to do. */
+static int find_points(const char *name, const char *study, const char *from)
+{
+    char plan[4096];
+    if (!access(from, F_OK)) return CLI_GO_ON;
+    bool planned = snprintf(plan, sizeof plan, "%s/plan.json", study) < (int)sizeof plan &&
+                   !access(plan, F_OK);
+    return planned ? cli_fail(name, "%s: no run has ended yet; fathom scale run %s goes on", from,
+                              study)
+                   : cli_fail(name, "%s: no study there; fathom scale design makes one", from);
+}
+
+static int counting_of(const char *name, const char *text, int *out)
+{
+    *out = 0;
+    for (int c = 0; text && c < FM_SCALE_COUNTINGS; c++)
+        if (!strcmp(text, fm_scale_counting_name((fm_scale_counting)c))) *out = 1 + c;
+    if (!text || *out) return CLI_GO_ON;
+    return cli_wrong(name, "--counting: expected N, 6N or M, found \"%s\"", text);
+}
+
 /* Points and their fit; *from names the source. */
 static int make_fit(const char *name, const scale_args *a, char *from, size_t from_size,
                     fm_scale_fit **fit)
@@ -117,9 +143,12 @@ static int make_fit(const char *name, const scale_args *a, char *from, size_t fr
                           .sparsity = a->sparsity,
                           .keep_all = a->all};
     snprintf(from, from_size, a->study ? "%s/points.csv" : "%s", a->study ? a->study : a->csv);
-    int rc = CLI_GO_ON;
-    if (fm_scale_points_new(&p, &err) ||
-        fm_scale_points_read(p, from, a->column.item, a->column.n, &err))
+    int rc = counting_of(name, a->counting, &o.main);
+    if (rc == CLI_GO_ON && a->study) rc = find_points(name, a->study, from);
+    if (rc != CLI_GO_ON) return rc;
+    if (fm_scale_points_new(&p, &err)) return cli_fail(name, "%s", err.text);
+    fm_scale_points_arm(p, a->arm);
+    if (fm_scale_points_read(p, from, a->column.item, a->column.n, &err))
         rc = cli_fail(name, "%s", err.text);
     if (rc == CLI_GO_ON) {
         fm_scale_points_drop_highest(p, (int)a->drop);
@@ -128,17 +157,6 @@ static int make_fit(const char *name, const scale_args *a, char *from, size_t fr
     }
     fm_scale_points_free(p);
     return rc;
-}
-
-static int counting_of(const char *name, const scale_args *a, const fm_scale_fit *f,
-                       fm_scale_counting *out)
-{
-    *out = fm_scale_fit_main(f);
-    if (!a->counting) return CLI_GO_ON;
-    for (int c = 0; c < FM_SCALE_COUNTINGS; c++)
-        if (!strcmp(a->counting, fm_scale_counting_name((fm_scale_counting)c)))
-            return *out = (fm_scale_counting)c, CLI_GO_ON;
-    return cli_wrong(name, "--counting: expected N, 6N or M, found \"%s\"", a->counting);
 }
 
 /* --- fit -------------------------------------------------------------------------------------- */
@@ -206,8 +224,10 @@ static int scale_fit(int argc, char **argv)
     const cli_command c = {
         NAME,
         "--csv FILE | --study DIR [options]",
-        "Fits the three laws, every exponent and constant with its 95% interval, and the "
-        "power laws of batch and learning rate where the runs sweep them.",
+        "Fits by three methods how best size and tokens grow with compute: the envelope of the "
+        "lowest losses, a parabola per budget (IsoFLOP), and L = E + A/N^alpha + B/D^beta "
+        "(parametric). Every exponent and constant has its 95% interval. Where the runs sweep "
+        "batch and learning rate, their power laws too.",
         options,
         CLI_COUNT(options),
         0};
@@ -235,9 +255,9 @@ static int scale_plot(int argc, char **argv)
     const cli_option options[] = {SCALE_OPTIONS(a), CLI_OPT_OUT(&a.c)};
     const cli_command c = {
         NAME,
-        "--csv FILE | --study DIR --out DIR [options]",
+        "(--csv FILE --out DIR | --study DIR [--out DIR]) [options]",
         "Fits, and writes isoflop, frontier and residuals as SVG and PNG (through gnuplot), "
-        "their data and scripts, and report.md.",
+        "their data and scripts, and report.md; into DIR/plots of a study, or --out.",
         options,
         CLI_COUNT(options),
         0};
@@ -300,19 +320,20 @@ static int scale_predict(int argc, char **argv)
     const cli_option options[] = {
         SCALE_OPTIONS(a),
         {"flops", CLI_REAL, &budget, "C", "the budget, such as 1e20"},
-        {"size", CLI_REAL, &size, "N", "with --tokens: the loss of this run instead"},
+        {"size", CLI_REAL, &size, "N",
+         "with --tokens: the loss of this run instead (N; with --counting M, FLOPs a token)"},
         {"tokens", CLI_REAL, &tokens, "D", "see --size"},
         CLI_OPT_JSON(&a.c)};
     const cli_command c = {
         NAME,
-        "--csv FILE | --study DIR --flops C [options]",
+        "(--csv FILE | --study DIR) (--flops C | --size N --tokens D) [options]",
         "The best size and token count for a budget and the loss expected there, with 95% "
         "intervals; the loss's covers the scatter of one run.",
         options,
         CLI_COUNT(options),
         0};
     fm_scale_fit *f = NULL;
-    fm_scale_counting counting;
+    fm_scale_counting counting = FM_SCALE_N;
     fm_scale_prediction p;
     fm_scale_value v;
     fm_err err = {0};
@@ -321,7 +342,7 @@ static int scale_predict(int argc, char **argv)
     bool one_run = size != 0 || tokens != 0;
     if (!one_run && budget == 0) return cli_wrong(NAME, "--flops is missing");
     rc = make_fit(NAME, &a, from, sizeof from, &f);
-    if (rc == CLI_GO_ON) rc = counting_of(NAME, &a, f, &counting);
+    if (rc == CLI_GO_ON) counting = fm_scale_fit_main(f);
     if (rc == CLI_GO_ON && (one_run ? fm_scale_predict_loss(f, counting, size, tokens, &v, &err)
                                     : fm_scale_predict(f, counting, budget, &p, &err)))
         rc = cli_fail(NAME, "%s: %s", from, err.text);

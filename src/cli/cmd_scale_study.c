@@ -173,7 +173,14 @@ static void print_design(const design_args *a, const fm_study_design *d)
         {"speed", CLI_REAL, &(a).speed, "FLOP/S",                                                  \
          "non-embedding training speed (default: measured)"},                                      \
     {                                                                                              \
-        "workers", CLI_INT, &(a).workers, "N", "runs at a time (default 1)"                        \
+        "workers", CLI_INT, &(a).workers, "N",                                                     \
+            "runs side by side (default 1); the time is planned for so many"                            \
+    }
+
+/* In these commands the threads are those of one run. */
+#define THREADS_OPTION(c)                                                                          \
+    {                                                                                              \
+        "threads", CLI_INT, &(c).threads, "N", "threads of each run (default: all processors)"     \
     }
 
 /* --- design --- */
@@ -197,13 +204,13 @@ int cmd_scale_design(int argc, char **argv)
         {"sizes-span", CLI_REAL, &a.o.sizes_span, "R",
          "largest M over smallest of a budget (default 12)"},
         {"centre", CLI_REAL, &a.o.centre, "F",
-         "middle of the sizes over DeepSeek LLM's best (default 1.5)"},
+         "middle of a budget's sizes as a multiple of DeepSeek LLM's best M (default 1.5)"},
         {"seeds", CLI_INT, &a.seeds, "N", "runs of each size and budget (default 1)"},
         DATA_OPTIONS(a),
         CLI_OPT_OUT(&a.c),
         CLI_OPT_RECIPE(&a.c),
         CLI_OPT_SET(&a.c),
-        CLI_OPT_THREADS(&a.c),
+        THREADS_OPTION(a.c),
         CLI_OPT_DRY_RUN(&a.c),
         CLI_OPT_JSON(&a.c),
     };
@@ -380,7 +387,7 @@ static int work(const char *name, const char *dir, run_args *a)
         {"retry", CLI_FLAG, &(a).retry, NULL, "failed runs start again"},                          \
     {                                                                                              \
         "lease", CLI_REAL, &(a).lease, "SECONDS",                                                  \
-            "after which a silent worker's run is taken (30)"                                      \
+            "after which a silent worker's run is taken over (default 30)"                         \
     }
 
 int cmd_scale_run(int argc, char **argv)
@@ -394,7 +401,7 @@ int cmd_scale_run(int argc, char **argv)
         {"reindex", CLI_FLAG, &a.reindex, NULL,
          "only rebuild points.csv and index.db from the directories"},
         RUN_OPTIONS(a),
-        CLI_OPT_THREADS(&a.c),
+        THREADS_OPTION(a.c),
         CLI_OPT_JSON(&a.c),
     };
     const cli_command command = {"scale run",
@@ -489,20 +496,22 @@ int cmd_scale_compare(int argc, char **argv)
     r = (run_args){.last_plain = 60};
     const cli_option options[] = {
         {"idea", CLI_LIST, &ideas, "NAME=RECIPE[@PROGRAM]",
-         "settings over the baseline's, and another build"},
-        {"sizes", CLI_TEXT, &sizes, "A,B,C", "widths of the family"},
-        {"seeds", CLI_INT, &seeds, "N", "of every size (default 3)"},
-        {"tokens", CLI_REAL, &o.tokens, "N", "of every run"},
+         "a name, a file of settings over the baseline's, and if need be another build of fathom; "
+         "may be repeated"},
+        {"sizes", CLI_TEXT, &sizes, "A,B,C", "widths of the models, such as 32,48,64"},
+        {"seeds", CLI_INT, &seeds, "N", "runs of every size and arm (default 3)"},
+        {"tokens", CLI_REAL, &o.tokens, "N", "tokens that every run trains on"},
         {"tokens-per-param", CLI_REAL, &o.tokens_per_param, "R",
-         "else so many for each active one (20)"},
-        {"evals", CLI_INT, &evals, "N", "points of a loss curve (default 20)"},
-        {"minutes", CLI_REAL, &a.o.minutes, "N", "refuse what takes longer"},
+         "without --tokens: so many per active parameter of the run (default 20)"},
+        {"evals", CLI_INT, &evals, "N",
+         "evaluations of a run, the points of its loss curve (default 20)"},
+        {"minutes", CLI_REAL, &a.o.minutes, "N", "refuse a plan that takes longer"},
         DATA_OPTIONS(a),
         RUN_OPTIONS(r),
         CLI_OPT_OUT(&a.c),
         CLI_OPT_RECIPE(&a.c),
         CLI_OPT_SET(&a.c),
-        CLI_OPT_THREADS(&a.c),
+        THREADS_OPTION(a.c),
         CLI_OPT_DRY_RUN(&a.c),
         CLI_OPT_JSON(&a.c),
     };

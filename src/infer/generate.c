@@ -6,10 +6,6 @@
 
 #include "text/buf.h"
 
-#define PROBE_WARM 2     /* steps not counted, for caches to fill */
-#define PROBE_WITH 16
-#define PROBE_WITHOUT 8
-
 const char *fm_stop_name(fm_stop stop)
 {
     static const char *const names[] = {"length", "stop", "string", "cancelled", "context"};
@@ -184,28 +180,6 @@ static void switch_drafting(fm_session *s, int n, bool on)
     }
 }
 
-/* After a decode step of all active sequences: is drafting worth its time? */
-static void probe(fm_session *s, int n, double seconds, int64_t tokens)
-{
-    fmi_probe *p = &s->probe;
-    if (p->state == FMI_AUTO_DONE || !s->e->mtp) return;
-    int with = p->state == FMI_AUTO_WITHOUT;
-    if (p->steps++ >= PROBE_WARM) {
-        p->seconds[with] += seconds;
-        p->tokens[with] += tokens;
-    }
-    if (p->steps < PROBE_WARM + (with ? PROBE_WITHOUT : PROBE_WITH)) return;
-    p->steps = 0;
-    if (!with) {
-        p->state = FMI_AUTO_WITHOUT;
-        switch_drafting(s, n, false);
-        return;
-    }
-    p->state = FMI_AUTO_DONE;
-    double t0 = p->seconds[0] / (double)p->tokens[0], t1 = p->seconds[1] / (double)p->tokens[1];
-    if (t0 < t1) switch_drafting(s, n, true);
-}
-
 static fm_status step(fm_session *s, int n_active, fm_err *err)
 {
     fmi_engine *e = s->e;
@@ -213,10 +187,11 @@ static fm_status step(fm_session *s, int n_active, fm_err *err)
     fm_status st = fmi_engine_step(e, s->active, n_active, err);
     if (st) return st;
     double seconds = fmi_clock_s() - t0;
-    bool decode = true;
+    bool decode = true, drafted = false;
     int64_t tokens = 0;
     for (int k = 0; k < e->n_slots; k++) {
         decode = decode && e->slot[k].decode && e->slot[k].n_new > 0;
+        drafted = drafted || e->slot[k].drafts > 0;
         tokens += e->slot[k].n_new;
         if (!e->slot[k].decode) s->stats.prompt_tokens += e->slot[k].take;
     }
@@ -228,8 +203,10 @@ static fm_status step(fm_session *s, int n_active, fm_err *err)
         const fmi_slot *t = &e->slot[k];
         st = t->samples ? take_tokens(s, t, err) : progress(s, t->seq, err);
     }
-    if (!st && decode) probe(s, n_active, seconds, tokens);
-    return st;
+    if (st || !decode || !e->mtp || s->draft != FM_DRAFT_AUTO) return st;
+    bool on = fmi_auto_step(&s->drafting, seconds, tokens, n_active, drafted);
+    if (on != e->mtp_on) switch_drafting(s, n_active, on);
+    return FM_OK;
 }
 
 fm_status fm_session_generate_batch(fm_session *s, int n, const int *seqs,

@@ -73,7 +73,6 @@ fm_status fm_session_open(fm_model *model, const fm_tokenizer *tokenizer,
         fm_session_close(s);
         return st;
     }
-    if (opts->draft != FM_DRAFT_AUTO) s->probe.state = FMI_AUTO_DONE;
     s->reads0 = fm_read_count(model->x);
     *out = s;
     return FM_OK;

@@ -3,18 +3,9 @@
 #define FM_INFER_SESSION_H
 
 #include "fathom/session.h"
+#include "infer/draft_auto.h"
 #include "infer/engine.h"
 #include "infer/stopper.h"
-
-/* Deciding whether drafting pays: decode steps with drafts, then without, then the better. */
-typedef enum fmi_auto { FMI_AUTO_WITH, FMI_AUTO_WITHOUT, FMI_AUTO_DONE } fmi_auto;
-
-typedef struct fmi_probe {
-    fmi_auto state;
-    int steps;                 /* seen in this state                    */
-    double seconds[2];         /* with, without                         */
-    int64_t tokens[2];
-} fmi_probe;
 
 /* One sequence's answer while it is made. */
 typedef struct fmi_answer {
@@ -31,7 +22,7 @@ struct fm_session {
     const fm_tokenizer *tok;
     fmi_engine *e;
     fm_draft draft;
-    fmi_probe probe;
+    fmi_auto drafting;         /* FM_DRAFT_AUTO only */
     fmi_answer *answer;        /* [sequences] */
     int *active;               /* [sequences] */
     size_t token_bytes_max;

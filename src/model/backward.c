@@ -23,7 +23,8 @@ void fmi_backward(fm_model *m, fm_acts *a, fm_grads *g, const fm_batch *b, const
     fm_dtype F = fmi_full_dtype(m->dt);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = dh, .dyf = dhf, .x = a->xout,
                                                    .w = fmi_w(m, m->lay.norm), .rstd = a->h_rstd,
-                                                   .dx = a->tmp->dx, .dw = g->g[m->lay.norm], .T = T,
+                                                   .dx = a->tmp->dx, .dxa = a->tmp->dxa,
+                                                   .dw = g->g[m->lay.norm], .T = T,
                                                    .D = D, .ldx = D, .lddy = D, .lddx = D, .dt = m->dt,
                                                    .dtdx = F});
     for (int i = m->cfg.num_hidden_layers - 1; i >= 0; i--) fmi_layer_bwd(m, a, g, i, b, o);

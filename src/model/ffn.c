@@ -54,10 +54,10 @@ void fmi_ffn_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)
     struct fm_temp *t = a->tmp;
     int64_t D = m->cfg.hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
     fmi_gated_bwd(m, a, g, la, l->gate, l->up, l->down, T, t->dxa, t->dn);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = t->dn, .x = la->x1, .w = fmi_w(m, l->ffn_norm),
-                                                   .rstd = la->rstd1, .dx = t->dx, .dw = g->g[l->ffn_norm],
+                                                   .rstd = la->rstd1, .dx = t->dx, .dxa = t->dxa,
+                                                   .dw = g->g[l->ffn_norm],
                                                    .T = T, .D = D, .ldx = D, .lddy = D, .lddx = D,
                                                    .dt = m->dt, .dtdx = F, .accumulate = true});
 }

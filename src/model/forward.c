@@ -49,9 +49,7 @@ static void head_block(fm_model *m, fm_acts *a, bool grad, const void *h, const 
     int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size;
     fm_dtype F = fmi_full_dtype(m->dt);
     fmi_linear(m, h, D, m->lay.head, n, a->logits, W, F, false);
-    fm_op_lse(m->x, &(fm_lse_args){.logits = a->logits, .lse = a->lse, .T = n, .W = W, .ld = W,
-                                   .dt = m->dt});
-    fm_op_xent(m->x, &(fm_xent_args){.logits = a->logits, .lse = a->lse, .target = target,
+    fm_op_xent(m->x, &(fm_xent_args){.logits = a->logits, .target = target,
                                      .loss = loss_rows, .dlogits = grad ? dlogits : NULL, .T = n, .W = W,
                                      .ld = W, .ldd = W, .grad_scale = grad_scale, .dt = m->dt});
     if (grad) fmi_linear_dx(m, dlogits, W, m->lay.head, n, dh, D, F, false);

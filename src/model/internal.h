@@ -99,7 +99,8 @@ void fmi_ffn_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout);
 void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int32_t *load);
 void fmi_layer_fwd(fm_model *m, fm_acts *a, int layer, const fm_batch *b, void *xout, int32_t *load);
 
-/* Each turns tmp->dx, the gradient of its output, into the gradient of its input, in place. */
+/* Each turns tmp->dx, the gradient of its output, into the gradient of its input, in place; tmp->dxa
+ * is always tmp->dx rounded. */
 void fmi_mla_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b);
 void fmi_ffn_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T);
 void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,

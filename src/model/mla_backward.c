@@ -56,7 +56,6 @@ void fmi_mla_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     int H = c->num_attention_heads, N = c->qk_nope_head_dim, R = c->qk_rope_head_dim, V = c->v_head_dim;
     int64_t T = b->T, D = c->hidden_size, C = c->kv_lora_rank, ld = C + R, ho = (int64_t)H * V;
     fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
     fmi_linear_dw(m, g, t->dxa, D, la->o, ho, l->o, T);
     fmi_linear_dx(m, t->dxa, D, l->o, T, t->dout, ho, m->dt, false);
     fm_op_attn_bwd(m->x, &(fm_attn_bwd_args){
@@ -70,7 +69,8 @@ void fmi_mla_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     fmi_linear_dw(m, g, t->dkv_a, ld, la->xn, D, l->kv_a, T);
     fmi_linear_dx(m, t->dkv_a, ld, l->kv_a, T, t->dn, D, F, true);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = t->dn, .x = la->x0, .w = fmi_w(m, l->attn_norm),
-                                                   .rstd = la->rstd0, .dx = t->dx, .dw = g->g[l->attn_norm],
+                                                   .rstd = la->rstd0, .dx = t->dx, .dxa = t->dxa,
+                                                   .dw = g->g[l->attn_norm],
                                                    .T = T, .D = D, .ldx = D, .lddy = D, .lddx = D,
                                                    .dt = m->dt, .dtdx = F, .accumulate = true});
 }

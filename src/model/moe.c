@@ -45,7 +45,6 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
     const fm_layer *l = &m->lay.layers[layer];
     fm_layer_acts *la = &a->layer[layer];
     int64_t D = c->hidden_size;
-    fm_dtype F = fmi_full_dtype(m->dt);
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x1, .w = fmi_w(m, l->ffn_norm), .y = la->xn1,
                                            .yf = la->xn1f, .rstd = la->rstd1, .T = T, .D = D, .ldx = D,
                                            .ldy = D, .eps = c->rms_norm_eps, .dt = m->dt});
@@ -55,9 +54,8 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
         fmi_gated_fwd(m, a, la, l->shared_gate, l->shared_up, l->shared_down, T, NULL,
                       xout ? a->tmp->ys : NULL);
     if (!xout) return;
-    fmi_copy(m->x, la->x1, F, xout, F, T, D);
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = a->tmp->y, .slot_row = la->slot_row,
                                                    .shared = l->shared_gate >= 0 ? a->tmp->ys : NULL,
-                                                   .x = xout, .T = T, .D = D,
+                                                   .base = la->x1, .x = xout, .T = T, .D = D,
                                                    .K = c->num_experts_per_tok, .dt = m->dt});
 }

@@ -84,7 +84,6 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     int64_t T = b->T, D = c->hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
     bool shared = l->shared_gate >= 0;
-    fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
     experts_bwd(m, a, g, layer, T);
     router_bwd(m, a, g, layer, b, o);
     if (shared) fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn);
@@ -92,7 +91,8 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
                                                    .shared = shared ? t->dn : NULL, .x = t->dnf, .T = T,
                                                    .D = D, .K = c->num_experts_per_tok, .dt = m->dt});
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dyf = t->dnf, .x = la->x1, .w = fmi_w(m, l->ffn_norm),
-                                                   .rstd = la->rstd1, .dx = t->dx, .dw = g->g[l->ffn_norm],
+                                                   .rstd = la->rstd1, .dx = t->dx, .dxa = t->dxa,
+                                                   .dw = g->g[l->ffn_norm],
                                                    .T = T, .D = D, .ldx = D, .lddy = D, .lddx = D,
                                                    .dt = m->dt, .dtdx = F, .accumulate = true});
 }

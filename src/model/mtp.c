@@ -50,11 +50,10 @@ void fmi_backward_mtp(fm_model *m, fm_acts *a, fm_grads *g, const fm_batch *b, c
     int64_t T = b->T, D = m->cfg.hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = dmtp, .x = a->mtp_xout, .w = fmi_w(m, l->head_norm),
-                                                   .rstd = a->mtp_rstd, .dx = t->dx,
+                                                   .rstd = a->mtp_rstd, .dx = t->dx, .dxa = t->dxa,
                                                    .dw = g->g[l->head_norm], .T = T, .D = D, .ldx = D,
                                                    .lddy = D, .lddx = D, .dt = m->dt, .dtdx = F});
     fmi_layer_bwd(m, a, g, layer, b, o);
-    fmi_copy(m->x, t->dx, F, t->dxa, m->dt, T, D);
     fmi_linear_dw(m, g, t->dxa, D, a->mtp_cat, 2 * D, l->eh_proj, T);
     fmi_linear_dx(m, t->dxa, D, l->eh_proj, T, t->dcat, 2 * D, F, false);
     half_norm_bwd(m, a, g, a->mtp_emb, l->enorm, 0, a->mtp_erstd, t->dx, T);

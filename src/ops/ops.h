@@ -86,7 +86,8 @@ typedef struct fm_rmsnorm_args {
 
 /* g = dy + dyf (either may be NULL); dx = w*g*rstd - x * rstd^3/D * sum_j(w_j g_j x_j); dw += sum over rows
  * of g * x * rstd (chunks of 1,024 rows, each from 0, added to dw ascending).
- * dy [T, lddy] F; dyf [T, D] F; dx [T, lddx] dtype dtdx (A or F), added to when accumulate (F only). */
+ * dy [T, lddy] F; dyf [T, D] F; dx [T, lddx] dtype dtdx (A or F), added to when accumulate (F only);
+ * dxa [T, D] A: what dx holds afterwards, rounded, or NULL. dx may be dy. */
 typedef struct fm_rmsnorm_bwd_args {
     const void *dy;
     const void *dyf;
@@ -95,6 +96,7 @@ typedef struct fm_rmsnorm_bwd_args {
     const void *rstd;
     void *dx;
     void *dw;       /* [D] F */
+    void *dxa;
     int64_t T, D, ldx, lddy, lddx;
     fm_dtype dt, dtdx;
     bool accumulate;
@@ -345,14 +347,15 @@ typedef struct fm_scatter_rows_args {
     fm_dtype dt;
 } fm_scatter_rows_args;
 
-/* x[t,:] = x[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may be
- * NULL. x [T, D] F; y [T*K, D] F; shared [T, D] F. Forward: x is the residual stream. Backward: x is the
- * gradient of the router's input. */
+/* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may
+ * be NULL; base NULL: x itself. x, base, shared [T, D] F; y [T*K, D] F. Forward: x is the residual stream.
+ * Backward: x is the gradient of the router's input. */
 typedef struct fm_moe_combine_args {
     const void *y;
     const int32_t *slot_row;
     const void *shared;
     void *x;
+    const void *base;
     int64_t T, D;
     int K;
     fm_dtype dt;
@@ -367,7 +370,8 @@ typedef struct fm_lse_args {
     fm_dtype dt;
 } fm_lse_args;
 
-/* Cross-entropy given lse: loss[t] = lse[t] - logits[t, target[t]] (0 where target < 0);
+/* Cross-entropy given lse (NULL: it is formed here, the same bits): loss[t] = lse[t] - logits[t, target[t]]
+ * (0 where target < 0);
  * dlogits[t,w] = grad_scale * (exp(logits - lse) - [w == target]) rounded to A, zeros where target < 0.
  * dlogits may be NULL (evaluation). loss [T] F; dlogits [T, ldd] A. */
 typedef struct fm_xent_args {
@@ -391,10 +395,11 @@ typedef struct fm_sum_args {
 } fm_sum_args;
 
 /* y = alpha x + beta y elementwise as fma(alpha, x, beta*y), F (beta 0: y is not read). x may be NULL with
- * alpha 0 (scaling or, with beta 0, zero filling). */
+ * alpha 0 (scaling or, with beta 0, zero filling). ya: y rounded to bf16 (dt F32), or NULL. */
 typedef struct fm_axpby_args {
     const void *x;
     void *y;
+    void *ya;
     int64_t n;
     double alpha, beta;
     fm_dtype dt;             /* of x and y: F32, F64, C128 */

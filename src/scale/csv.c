@@ -2,7 +2,8 @@
  *
  * A column is known by any of its names, in any case; `field=NAME` overrides. Which fields make a
  * point is decided here as well: expert files name the active count beside the whole one, sweeps
- * give batches in sequences or steps. Refuses, with file and line, what is no positive number. */
+ * give batches in sequences or steps. Refuses, with file and line, what is no positive number, and
+ * the arms of a comparison side by side: their runs follow no common law. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +61,8 @@ typedef struct reader {
     int n; /* cells of this line */
     int n_header;
     int column[N_FIELDS]; /* -1: not there */
+    int arm;              /* column, -1: not there */
+    char first_arm[64];   /* of the rows so far */
     char *header[COLUMNS_MAX];
 } reader;
 
@@ -146,6 +149,7 @@ static fm_status read_header(reader *r, const char *const *columns, int n_column
         for (int k = 0; k < 8 && fields[f].names[k] && r->column[f] < 0; k++)
             r->column[f] = header_index(r, fields[f].names[k]);
     }
+    r->arm = header_index(r, "arm");
     for (int i = 0; i < n_columns && !st; i++) st = override(r, columns[i], err);
     if (st) return st;
     const int *c = r->column;
@@ -203,18 +207,34 @@ static void compose(const double *v, fm_scale_point *p)
     if (p->batch_tokens == 0 && v[STEPS] > 0) p->batch_tokens = v[TOKENS] / v[STEPS];
 }
 
+/* Whether the row is of the arm asked for; all rows must be of one when none is. */
+static fm_status take_arm(reader *r, const char *want, int row, bool *take, fm_err *err)
+{
+    const char *arm = r->arm >= 0 ? r->cell[r->arm] : "";
+    *take = !want || !strcmp(arm, want);
+    if (row == 0) snprintf(r->first_arm, sizeof r->first_arm, "%s", arm);
+    if (want || !strncmp(arm, r->first_arm, sizeof r->first_arm - 1)) return FM_OK;
+    return FM_FAIL(err, FM_E_FORMAT,
+                   "%s: line %d: arm \"%.60s\" beside \"%s\": the arms of a comparison follow no "
+                   "common law; --arm NAME takes one of them",
+                   r->path, r->line, arm, r->first_arm);
+}
+
 static fm_status read_rows(reader *r, fm_scale_points *p, fm_err *err)
 {
+    int row = 0;
     for (;;) {
         double v[N_FIELDS];
         char name[64];
-        bool there;
+        bool there, take;
         fm_scale_point q = {0};
         fm_status st = next_line(r, &there, err);
         if (st || !there) return st;
         if (r->n != r->n_header)
             return FM_FAIL(err, FM_E_FORMAT, "%s: line %d: expected %d columns, found %d", r->path,
                            r->line, r->n_header, r->n);
+        st = take_arm(r, p->arm, row++, &take, err);
+        if (!st && !take) continue;
         for (int f = 0; f < N_FIELDS && !st; f++) st = number(r, f, &v[f], err);
         if (st) return st;
         compose(v, &q);
@@ -236,6 +256,9 @@ fm_status fmi_scale_points_parse(fm_scale_points *p, const char *name, char *tex
     r->at = !strncmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text;
     fm_status st = read_header(r, columns, n_columns, err);
     if (!st) st = read_rows(r, p, err);
+    if (!st && p->n == before && p->arm)
+        st = FM_FAIL(err, FM_E_FORMAT, "%s: no run of arm \"%.60s\"%s", name, p->arm,
+                     r->arm < 0 ? ": no column \"arm\"" : "");
     if (!st && p->n == before) st = FM_FAIL(err, FM_E_FORMAT, "%s: a header and no points", name);
     if (st) p->n = before;
     fmi_free(r);

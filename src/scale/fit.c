@@ -115,9 +115,15 @@ fm_status fm_scale_fit_new(const fm_scale_points *p, const fm_scale_options *opt
     bool sized = !st && f->points.n > 0;
     for (int i = 0; sized && i < f->points.n; i++) sized = f->points.p[i].params > 0;
     f->main = sized ? FM_SCALE_N : FM_SCALE_M;
+    if (f->o.main > 0) f->main = (fm_scale_counting)(f->o.main - 1);
     for (int i = 0; !st && !sized && i < f->points.n; i++)
         if (f->points.p[i].m == 0)
             st = FM_FAIL(err, FM_E_RANGE, "some points have only params (N) and others only m (M)");
+    for (int i = 0; !st && i < f->points.n; i++)
+        if (f->main == FM_SCALE_M ? f->points.p[i].m == 0 : f->points.p[i].params == 0)
+            st = FM_FAIL(err, FM_E_RANGE, "counting %s: a point lacks %s",
+                         fm_scale_counting_name(f->main),
+                         f->main == FM_SCALE_M ? "m (M)" : "params (N)");
     if (!st && !f->o.keep_all) st = drop_outliers(f, err);
     for (int c = 0; !st && c < FM_SCALE_COUNTINGS; c++)
         if (!f->o.only_main || c == (int)f->main) st = fit_view(f, (fm_scale_counting)c, err);

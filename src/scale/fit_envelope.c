@@ -130,7 +130,16 @@ static fm_status work(const fmi_cloud *s, const fm_scale_options *o, steps *t, i
 {
     fmi_lines at;
     int kept;
-    for (int i = 0; i < s->n; i++) pick[i] = i;
+    double low = INFINITY, high = -INFINITY;
+    for (int i = 0; i < s->n; i++) {
+        pick[i] = i;
+        low = fmin(low, s->ln_d[i]);
+        high = fmax(high, s->ln_d[i]);
+    }
+    if (high - low < 1e-6) { /* then C follows the size, whatever is best */
+        snprintf(out->why, sizeof out->why, "one token count only");
+        return FM_OK;
+    }
     out->n = envelope(s, t, pick, best, scratch, &at);
     if (out->n < 3) {
         if (t->n < 2)

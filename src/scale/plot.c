@@ -1,6 +1,7 @@
 /* Plots: data files and gnuplot scripts into a directory, then gnuplot as a child process.
  *
- * isoflop: loss against size, a parabola a budget with its minimum. frontier: best size, tokens and
+ * isoflop: loss against size, a parabola a budget with its minimum; a budget without one has hollow
+ * points, joined by dots. frontier: best size, tokens and
  * loss against compute, the surface's 95% band, the other methods' lines. residuals: of the
  * surface, against compute and size. sweep, where there are sweeps: their optima against the laws.
  * Every figure is one .dat with blocks and one .gp; the scripts may be edited and run by hand.
@@ -65,19 +66,26 @@ static const char *size_label(const fm_scale_fit *f)
     return f->main == FM_SCALE_M ? "M, non-embedding FLOPs a token" : "N, parameters";
 }
 
-/* Terminal and output for one format; `figure` is set by the script's caller. */
-static void script_head(sheet *s, int width, int height)
+/* Terminal and output for one format. */
+static void script_head(sheet *s, int width, int height, int size)
 {
     put(s,
         "# gnuplot -e \"format='svg'\" FILE.gp (or 'png')\n"
         "if (!exists(\"format\")) format = 'svg'\n"
-        "if (format eq 'png') { set terminal pngcairo size %d,%d font 'Sans,13' background rgb "
+        "if (format eq 'png') { set terminal pngcairo size %d,%d font 'Sans,%d' background rgb "
         "'white' }\\\n"
-        "else { set terminal svg size %d,%d font 'Sans,14' background rgb 'white' }\n"
+        "else { set terminal svg size %d,%d font 'Sans,%d' background rgb 'white' }\n"
         "set encoding utf8\nset border 3 lc rgb '#444444'\nset tics nomirror\nset grid lc rgb "
         "'#dddddd' lt 1\n"
         "set format x '10^{%%L}'\nset logscale x\n",
-        width, height, width, height);
+        width, height, size, width, height, size + 1);
+}
+
+/* A margin beside the points, not whole decades. */
+static void x_range(sheet *s, double ln_low, double ln_high)
+{
+    if (isfinite(ln_high - ln_low))
+        put(s, "set xrange [%.4g:%.4g]\n", exp(ln_low) / 1.3, exp(ln_high) * 1.3);
 }
 
 /* Tics of a logarithmic axis: decades, every other one past five, 1-2-5 steps within two. */
@@ -141,31 +149,44 @@ static fm_status isoflop_data(const fm_scale_fit *f, const char *dir, fm_err *er
     return save(&s, dir, "isoflop.dat");
 }
 
+/* Points and curve of a budget: a shape of its own beside the colour, hollow without a minimum. */
+static void isoflop_budget(sheet *s, const fm_scale_valley *v, int g)
+{
+    static const int full[4] = {7, 5, 13, 11}, hollow[4] = {6, 4, 12, 10};
+    const fm_scale_budget *b = &v->budgets[g];
+    unsigned rgb = colour(g, v->n_budgets);
+    put(s,
+        "  'isoflop.dat' index %d using 1:2 with points pt %d ps 1.1 lw 1.5 lc rgb '#%06x' title "
+        "'%.2g%s', \\\n",
+        2 * g, b->used ? full[g % 4] : hollow[g % 4], rgb, b->flops, b->used ? "" : ", no minimum");
+    if (b->used)
+        put(s, "  '' index %d using 1:2 with lines lw 2 lc rgb '#%06x' notitle, \\\n", 2 * g + 1,
+            rgb);
+    else
+        put(s,
+            "  '' index %d using 1:2 smooth unique with lines lw 1.5 dt 3 lc rgb '#%06x' notitle, "
+            "\\\n",
+            2 * g, rgb);
+}
+
 static fm_status isoflop_script(const fm_scale_fit *f, const char *dir, fm_err *err)
 {
     const fm_scale_valley *v = &f->view[f->main].valley;
     sheet s = {.err = err};
     double low, high;
-    script_head(&s, 900, 600);
+    script_head(&s, 960, 600, 15);
     range_of(f->in[f->main].cloud.ln_x, f->in[f->main].cloud.n, &low, &high);
     tics(&s, 'x', low, high);
+    x_range(&s, low, high);
     put(&s,
         "set output 'isoflop.'.format\nset title 'IsoFLOP valleys%s'\nset xlabel '%s'\n"
-        "set ylabel 'loss'\nset key outside right top title 'C, FLOPs'\n",
+        "set ylabel 'loss'\nset key outside right top Left reverse samplen 2 title 'C, FLOPs'\n",
         v->binned ? " (points moved to the C of their bin)" : "", size_label(f));
     put(&s, "plot \\\n");
-    for (int g = 0; g < v->n_budgets; g++) {
-        unsigned rgb = colour(g, v->n_budgets);
-        put(&s,
-            "  'isoflop.dat' index %d using 1:2 with points pt 7 ps 0.7 lc rgb '#%06x' title "
-            "'%.2g', \\\n",
-            2 * g, rgb, v->budgets[g].flops);
-        put(&s, "  '' index %d using 1:2 with lines lw 1.5 lc rgb '#%06x' notitle, \\\n", 2 * g + 1,
-            rgb);
-    }
+    for (int g = 0; g < v->n_budgets; g++) isoflop_budget(&s, v, g);
     if (v->n_budgets)
         put(&s,
-            "  'isoflop.dat' index %d using 1:2:3:4 with xerrorbars pt 9 ps 1.2 lw 1.5 lc rgb "
+            "  'isoflop.dat' index %d using 1:2:3:4 with xerrorbars pt 9 ps 1.5 lw 2 lc rgb "
             "'#b00020' "
             "title 'minima, 95%%'\n",
             2 * v->n_budgets);
@@ -229,41 +250,54 @@ static fm_status frontier_data(const fm_scale_fit *f, const char *dir, fm_err *e
     return save(&s, dir, "frontier.dat");
 }
 
-/* A panel; columns of value, low and high in block 0; of the minima; of the lines (0: none). */
-static void panel(sheet *s, const fm_scale_view *v, const char *title, int value, int minima,
-                  int line, int runs)
+/* A panel, 0 to 2; columns of value, low and high in block 0; of the minima; of the lines (0:
+ * none).
+ */
+static void panel(sheet *s, const fm_scale_view *v, int at, int value, int line, int runs)
 {
+    static const char *const title[3] = {"Best size", "Best token count", "Loss at the best size"};
     const char *d = "'frontier.dat'";
     put(s,
-        "set title '%s'\nplot %s index 3 using 1:%d with points pt 7 ps 0.35 lc rgb '#bbbbbb' "
-        "title 'runs'",
-        title, d, runs);
+        "set lmargin at screen %.3f\nset rmargin at screen %.3f\nset title '%s'\n"
+        "plot %s index 3 using 1:%d with points pt 7 ps 0.6 lc rgb '#999999'",
+        0.075 + 0.325 * at, 0.325 + 0.325 * at, title[at], d, runs);
     if (v->surface.done)
         put(s,
             ", \\\n  %s index 0 using 1:%d:%d with filledcurves fs transparent solid 0.25 noborder "
-            "lc rgb "
-            "'#2b3a8f' title 'parametric, 95%%', \\\n"
-            "  %s index 0 using 1:%d with lines lw 2 lc rgb '#2b3a8f' title 'parametric'",
+            "lc rgb '#2b3a8f', \\\n  %s index 0 using 1:%d with lines lw 2.5 lc rgb '#2b3a8f'",
             d, value + 1, value + 2, d, value);
     if (v->valley.done && line)
-        put(s,
-            ", \\\n  %s index 2 using 1:%d with lines lw 1.5 dt 2 lc rgb '#b00020' title 'isoflop'",
-            d, line);
+        put(s, ", \\\n  %s index 2 using 1:%d with lines lw 2 dt 2 lc rgb '#b00020'", d, line);
     if (v->envelope.done && line)
-        put(s,
-            ", \\\n  %s index 2 using 1:%d with lines lw 1.5 dt 3 lc rgb '#6aa832' title "
-            "'envelope'",
-            d, line + 2);
+        put(s, ", \\\n  %s index 2 using 1:%d with lines lw 2.5 dt 3 lc rgb '#3f7d13'", d,
+            line + 2);
     if (v->valley.n_budgets && line)
         put(s,
-            ", \\\n  %s index 1 using 1:%d:%d:%d with yerrorbars pt 9 ps 1 lw 1.5 lc rgb '#b00020' "
-            "title "
-            "'minima, 95%%'",
-            d, minima, minima + 1, minima + 2);
+            ", \\\n  %s index 1 using 1:%d:%d:%d with yerrorbars pt 9 ps 1.4 lw 2 lc rgb '#b00020'",
+            d, value, value + 1, value + 2);
     else if (v->valley.n_budgets)
+        put(s, ", \\\n  %s index 1 using 1:%d with points pt 9 ps 1.4 lc rgb '#b00020'", d, value);
+    put(s, "\n");
+}
+
+/* One key for the three panels, below them: a plot of nothing across the figure. */
+static void shared_key(sheet *s, const fm_scale_view *v)
+{
+    put(s, "set lmargin at screen 0\nset rmargin at screen 1\nset bmargin at screen 0\n"
+           "set tmargin at screen 0.1\nunset title\nunset xlabel\nunset ylabel\nunset border\n"
+           "unset tics\nunset grid\nunset logscale\nset xrange [0:1]\nset yrange [0:1]\n"
+           "set key center center horizontal maxrows 1 Left reverse samplen 2\n"
+           "plot NaN with points pt 7 ps 0.6 lc rgb '#999999' title 'runs'");
+    if (v->surface.done)
+        put(s, ", \\\n  NaN with boxes fs transparent solid 0.25 noborder lc rgb '#2b3a8f' "
+               "title 'parametric, 95%%', \\\n"
+               "  NaN with lines lw 2.5 lc rgb '#2b3a8f' title 'parametric'");
+    if (v->valley.done) put(s, ", \\\n  NaN with lines lw 2 dt 2 lc rgb '#b00020' title 'isoflop'");
+    if (v->envelope.done)
+        put(s, ", \\\n  NaN with lines lw 2.5 dt 3 lc rgb '#3f7d13' title 'envelope'");
+    if (v->valley.n_budgets)
         put(s,
-            ", \\\n  %s index 1 using 1:%d with points pt 9 ps 1 lc rgb '#b00020' title 'minima'",
-            d, minima);
+            ", \\\n  NaN with points pt 9 ps 1.4 lc rgb '#b00020' title 'minima of valleys, 95%%'");
     put(s, "\n");
 }
 
@@ -272,19 +306,20 @@ static fm_status frontier_script(const fm_scale_fit *f, const char *dir, fm_err 
     const fm_scale_view *v = &f->view[f->main];
     sheet s = {.err = err};
     double low, high;
-    script_head(&s, 1500, 540);
-    put(&s, "set output 'frontier.'.format\nset multiplot layout 1,3\n"
-            "set xlabel 'C, FLOPs'\nset logscale y\nset format y '10^{%%L}'\nset key right "
-            "bottom samplen 2\n");
+    script_head(&s, 1500, 600, 16);
+    put(&s, "set output 'frontier.'.format\nset multiplot\nunset key\n"
+            "set bmargin at screen 0.25\nset tmargin at screen 0.9\n"
+            "set xlabel 'C, FLOPs'\nset logscale y\nset format y '10^{%%L}'\n");
     range_of(f->in[f->main].cloud.ln_c, f->in[f->main].cloud.n, &low, &high);
     tics(&s, 'x', low, high + log(10));
+    x_range(&s, low, high + log(10));
     put(&s, "set ylabel '%s'\n", size_label(f));
-    panel(&s, v, "Best size", 2, 2, 2, 2);
+    panel(&s, v, 0, 2, 2, 2);
     put(&s, "set ylabel 'D, tokens'\n");
-    panel(&s, v, "Best token count", 5, 5, 3, 3);
-    put(&s,
-        "set ylabel 'loss'\nunset logscale y\nset format y '%%g'\nset key right top samplen 2\n");
-    panel(&s, v, "Loss at the best size", 8, 8, 0, 4);
+    panel(&s, v, 1, 5, 3, 3);
+    put(&s, "set ylabel 'loss'\nunset logscale y\nset format y '%%g'\n");
+    panel(&s, v, 2, 8, 0, 4);
+    shared_key(&s, v);
     put(&s, "unset multiplot\nunset output\n");
     return save(&s, dir, "frontier.gp");
 }
@@ -303,10 +338,11 @@ static fm_status residual_files(const fm_scale_fit *f, const char *dir, fm_err *
     if (!v->done) put(&s, "1 1 1 NaN\n");
     fm_status st = save(&s, dir, "residuals.dat");
     if (st) return st;
-    script_head(&g, 1200, 480);
+    script_head(&g, 1200, 540, 15);
     put(&g,
         "set output 'residuals.'.format\nset multiplot layout 1,2\nset ylabel 'ln loss - ln fit'\n"
-        "set format y '%%g'\nset key top right samplen 2\n");
+        "set format y '%%g'\nset bmargin 6\nset key below center horizontal Left reverse samplen "
+        "2\n");
     if (!v->done)
         put(&g, "set label 1 'no parametric fit' at graph 0.3,0.5\nset xrange [0.1:10]\nset yrange "
                 "[-1:1]\n");
@@ -316,7 +352,7 @@ static fm_status residual_files(const fm_scale_fit *f, const char *dir, fm_err *
             "set xlabel '%s'\nset title 'Residuals of the parametric fit'\nplot 0 lc rgb '#444444' "
             "notitle, "
             "%.6g dt 2 lc rgb '#b00020' title 'rms', %.6g dt 2 lc rgb '#b00020' notitle, \\\n"
-            "  'residuals.dat' using %d:4 with points pt 7 ps 0.6 lc rgb '#2b3a8f' title 'runs'\n",
+            "  'residuals.dat' using %d:4 with points pt 7 ps 0.9 lc rgb '#2b3a8f' title 'runs'\n",
             axis[k], v->residuals.rms, -v->residuals.rms, k + 1);
     put(&g, "unset multiplot\nunset output\n");
     return save(&g, dir, "residuals.gp");
@@ -337,10 +373,10 @@ static fm_status sweep_files(const fm_scale_fit *f, const char *dir, fm_err *err
     }
     fm_status st = save(&s, dir, "sweep.dat");
     if (st) return st;
-    script_head(&g, 1200, 540);
+    script_head(&g, 1200, 600, 15);
     put(&g, "set output 'sweep.'.format\nset multiplot layout 1,2\nset logscale y\n"
             "set format '%%.1t\xc3\x97"
-            "10^{%%T}'\nset key top left samplen 1\n"
+            "10^{%%T}'\nset bmargin 6.5\nset key below center horizontal Left reverse samplen 1\n"
             "set ylabel 'best of a sweep'\nset xlabel 'law'\nset xtics 2\nset ytics 2\n");
     for (int k = 0; k < 2; k++) {
         double low = INFINITY, high = 0;

@@ -24,6 +24,11 @@ void fm_scale_points_free(fm_scale_points *p)
     fmi_free(p);
 }
 
+void fm_scale_points_arm(fm_scale_points *p, const char *arm)
+{
+    p->arm = arm;
+}
+
 int fm_scale_points_count(const fm_scale_points *p)
 {
     return p->n;

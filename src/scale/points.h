@@ -8,6 +8,7 @@
 struct fm_scale_points {
     fm_scale_point *p; /* [n] */
     int n, cap;
+    const char *arm; /* borrowed; only its rows are read. NULL: all */
 };
 
 #define FMI_SCALE_POINTS_MAX 200000

@@ -104,16 +104,15 @@ static void newton_schulz(fmi_optim *o, int n, int64_t r, int64_t c)
     fm_op_gemm(x, &(fm_gemm_args){ .a = ab, .b = ab, .c = o->a2, .kind = FM_GEMM_NN, .m = r, .n = r,
                                    .k = r, .lda = r, .ldb = r, .ldc = r, .dt = A, .dtc = F, .batch = n,
                                    .stride_a = rr, .stride_b = rr, .stride_c = rr });
-    fm_op_axpby(x, &(fm_axpby_args){ .x = o->a, .y = o->a2, .n = n * rr, .alpha = NS_B, .beta = NS_C,
-                                     .dt = F });
-    if (A != F) cast(x, o->a2, F, o->ab, A, n * r, r);
+    fm_op_axpby(x, &(fm_axpby_args){ .x = o->a, .y = o->a2, .ya = A == FM_DTYPE_BF16 ? o->ab : NULL,
+                                     .n = n * rr, .alpha = NS_B, .beta = NS_C, .dt = F });
     fm_op_gemm(x, &(fm_gemm_args){ .a = A == F ? o->a2 : o->ab, .b = o->x, .c = o->p,
                                    .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r, .ldb = c,
                                    .ldc = c, .dt = A, .dtc = F, .batch = n, .stride_a = rr,
                                    .stride_b = rc, .stride_c = rc });
-    fm_op_axpby(x, &(fm_axpby_args){ .x = o->p, .y = o->y, .n = n * rc, .alpha = 1, .beta = NS_A,
-                                     .dt = F });
-    cast(x, o->y, F, o->x, A, n * r, c);
+    fm_op_axpby(x, &(fm_axpby_args){ .x = o->p, .y = o->y, .ya = A == FM_DTYPE_BF16 ? o->x : NULL,
+                                     .n = n * rc, .alpha = 1, .beta = NS_A, .dt = F });
+    if (A != FM_DTYPE_BF16) cast(x, o->y, F, o->x, A, n * r, c);
 }
 
 /* Matrices begin .. begin+n-1 of a group. */

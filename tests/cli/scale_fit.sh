@@ -50,9 +50,29 @@ has "$dir/out" '^loss 2\.3'
 wrong 2 '--flops is missing' scale predict --csv "$dir/planted.csv"
 wrong 2 'counting.*expected N, 6N or M' scale predict --csv "$dir/planted.csv" --flops 1e20 --counting K
 wrong 1 'positive number of FLOPs' scale predict --csv "$dir/planted.csv" --flops -1 --bootstrap 2
-wrong 1 'lack' scale predict --csv "$dir/planted.csv" --flops 1e20 --counting M --bootstrap 2
+wrong 1 'counting M: a point lacks m' scale predict --csv "$dir/planted.csv" --flops 1e20 --counting M --bootstrap 2
 wrong 2 'bootstrap' scale fit --csv "$dir/planted.csv" --bootstrap 1
 wrong 2 'method' scale fit --csv "$dir/planted.csv" --method best
+
+# A study's directory needs only its points.csv; what a comparison left is read an arm at a time.
+mkdir "$dir/study" "$dir/none" "$dir/new"
+echo '{}' >"$dir/new/plan.json"
+cp bench/results/2026-11-22-scale-study.csv "$dir/study/points.csv"
+ok scale fit --study "$dir/study" --bootstrap 20
+has "$dir/out" '^28 points'
+has "$dir/out" '^  isoflop  *M, C = MD  *0\.516 \['
+has "$dir/out" 'no minimum from 1.54e+04'
+ok scale fit --study "$dir/study" --bootstrap 20 --counting M
+has "$dir/out" '^Parametric: L = E + A/M^alpha'
+ok scale predict --study "$dir/study" --below 9e12 --flops 2.49e13 --bootstrap 20
+has "$dir/out" '^  loss  *3\.786[0-9]  \['
+wrong 1 'no run has ended yet; fathom scale run' scale fit --study "$dir/new"
+wrong 1 'no study there' scale plot --study "$dir/none"
+cp bench/results/2026-11-22-scale-compare-dense.csv "$dir/study/points.csv"
+wrong 1 'points.csv: line 5: arm "dense" beside "baseline".*--arm' scale fit --study "$dir/study"
+wrong 1 'no run of arm "muon"' scale fit --study "$dir/study" --arm muon
+wrong 1 'envelope: one token count only; .*parametric: fewer than three token counts.*ran: none' \
+    scale fit --study "$dir/study" --arm dense --bootstrap 20
 
 # Bad files: the line and the reason.
 bad() { # words, text
@@ -101,5 +121,8 @@ if command -v gnuplot >/dev/null 2>&1; then
     done
     has "$dir/a plot's/report.md" 'Step Law'
     has "$dir/a plot's/sweep.svg" '</svg>'
+    ok scale plot --csv bench/results/2026-11-22-scale-study.csv --out "$dir/a plot's" --bootstrap 10 --counting M
+    has "$dir/a plot's/isoflop.gp" "'9.2e+11, no minimum'"
+    has "$dir/a plot's/frontier.svg" 'minima of valleys'
 fi
 echo "scale_fit.sh: done"

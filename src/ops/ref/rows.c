@@ -29,7 +29,7 @@ REF_OP(sum)
 
 REF_OP(axpby)
 {
-    if (a->dt == FM_DTYPE_BF16) return FM_E_UNSUPPORTED;
+    if (a->dt == FM_DTYPE_BF16 || (a->ya && a->dt != FM_DTYPE_F32)) return FM_E_UNSUPPORTED;
     return ref_run_dt(k, a->dt, REF_VERSIONS(axpby), a, a->n);
 }
 

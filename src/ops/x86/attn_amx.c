@@ -1,8 +1,9 @@
 /* Attention with AMX tiles for bf16 products and AVX-512 for the rest.
  *
  * One tile configuration for all: 16 rows of 64 bytes; operands are padded to it (tile_pack.inc).
- * C stays in up to four tiles while two A and two B tiles pass by. Probabilities are rounded by
- * vcvtne2ps2bf16, which every processor with AMX has; it is asked for all the same. */
+ * C stays in four tiles while two A and two B tiles pass by, or in six while A and B change.
+ * Probabilities are rounded by vcvtne2ps2bf16, which every processor with AMX has; it is asked for
+ * all the same. */
 #pragma GCC target("avx512bf16")
 #include <immintrin.h>
 
@@ -50,16 +51,17 @@ MM_INLINE void mm_tiles(const mm_args *g, int r, int l, const bool two_r, const 
         if (two_r) _tile_loadd(2, c + 16 * g->ldc, sc);
         if (two_r && two_l) _tile_loadd(3, c + 16 * g->ldc + 16, sc);
     }
-    for (int w = 0; w < g->kw; w += 16) {
-        _tile_loadd(4, a + w, sa);
-        _tile_loadd(6, b + w * g->ldb, sb);
+    int64_t step_a = mm_sa(g), step_b = mm_sb(g);
+    for (int w = 0; w < g->kw; w += 16, a += step_a, b += step_b) {
+        _tile_loadd(4, a, sa);
+        _tile_loadd(6, b, sb);
         _tile_dpbf16ps(0, 4, 6);
         if (two_l) {
-            _tile_loadd(7, b + w * g->ldb + 16, sb);
+            _tile_loadd(7, b + 16, sb);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (two_r) {
-            _tile_loadd(5, a + 16 * g->lda + w, sa);
+            _tile_loadd(5, a + 16 * g->lda, sa);
             _tile_dpbf16ps(2, 5, 6);
             if (two_l) _tile_dpbf16ps(3, 5, 7);
         }
@@ -70,8 +72,79 @@ MM_INLINE void mm_tiles(const mm_args *g, int r, int l, const bool two_r, const 
     if (two_r && two_l) _tile_stored(3, c + 16 * g->ldc + 16, sc);
 }
 
+/* C tiles 0..5 of a 2 x 3 block (wide) or a 3 x 2 block: each step loads seven tiles for six
+ * products, those of the longer side once. */
+MM_INLINE void mm_six(const mm_args *g, const bool wide)
+{
+    const uint32_t *a = g->a, *b = g->b;
+    int64_t sa = g->lda * 4, sb = g->ldb * 4, sc = g->ldc * 4;
+    int64_t step_a = mm_sa(g), step_b = mm_sb(g);
+    float *c1 = g->c + (wide ? 16 : 16 * g->ldc), *c2 = g->c + (wide ? 32 : 32 * g->ldc);
+    int64_t other = wide ? 16 * g->ldc : 16;
+    if (g->zero) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        _tile_zero(4);
+        _tile_zero(5);
+    } else {
+        _tile_loadd(0, g->c, sc);
+        _tile_loadd(1, c1, sc);
+        _tile_loadd(2, c2, sc);
+        _tile_loadd(3, g->c + other, sc);
+        _tile_loadd(4, c1 + other, sc);
+        _tile_loadd(5, c2 + other, sc);
+    }
+    for (int w = 0; w < g->kw; w += 16, a += step_a, b += step_b) {
+        if (wide) {
+            _tile_loadd(6, a, sa);
+            _tile_loadd(7, b, sb);
+            _tile_dpbf16ps(0, 6, 7);
+            _tile_loadd(7, b + 16, sb);
+            _tile_dpbf16ps(1, 6, 7);
+            _tile_loadd(7, b + 32, sb);
+            _tile_dpbf16ps(2, 6, 7);
+            _tile_loadd(6, a + 16 * g->lda, sa);
+            _tile_dpbf16ps(5, 6, 7);
+            _tile_loadd(7, b + 16, sb);
+            _tile_dpbf16ps(4, 6, 7);
+            _tile_loadd(7, b, sb);
+            _tile_dpbf16ps(3, 6, 7);
+        } else {
+            _tile_loadd(6, a, sa);
+            _tile_loadd(7, b, sb);
+            _tile_dpbf16ps(0, 6, 7);
+            _tile_loadd(6, a + 16 * g->lda, sa);
+            _tile_dpbf16ps(1, 6, 7);
+            _tile_loadd(6, a + 32 * g->lda, sa);
+            _tile_dpbf16ps(2, 6, 7);
+            _tile_loadd(7, b + 16, sb);
+            _tile_dpbf16ps(5, 6, 7);
+            _tile_loadd(6, a + 16 * g->lda, sa);
+            _tile_dpbf16ps(4, 6, 7);
+            _tile_loadd(6, a, sa);
+            _tile_dpbf16ps(3, 6, 7);
+        }
+    }
+    _tile_stored(0, g->c, sc);
+    _tile_stored(1, c1, sc);
+    _tile_stored(2, c2, sc);
+    _tile_stored(3, g->c + other, sc);
+    _tile_stored(4, c1 + other, sc);
+    _tile_stored(5, c2 + other, sc);
+}
+
 static void mm_bf16(const mm_args *g)
 {
+    if (g->rows == 32 && g->lanes == 48) {
+        mm_six(g, true);
+        return;
+    }
+    if (g->rows == 48 && g->lanes == 32) {
+        mm_six(g, false);
+        return;
+    }
     for (int r = 0; r < g->rows; r += 32)
         for (int l = 0; l < g->lanes; l += 32) {
             bool two_r = r + 16 < g->rows, two_l = l + 16 < g->lanes;

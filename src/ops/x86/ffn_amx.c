@@ -9,6 +9,7 @@
 #include "ops/x86/ffn_amx.h"
 
 #include "ops/ref/ref.h"
+#include "ops/x86/thin.h"
 #include "ops/x86/x86.h"
 
 #define ROWS_MIN 48 /* rows of a group below which packing its weights does not pay */
@@ -213,7 +214,8 @@ static void gated_group(const void *args, work *w, int g, int64_t row, int64_t e
 
 static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
 {
-    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups)) return ref_gated(k, a);
+    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups))
+        return fmi_gated_thin(k, a, FM_ISA_AMX) ? FM_OK : ref_gated(k, a);
     bool stream = streams(a->G, a->M, a->gate, a->up, a->y);
     walk s = {k, a, gated_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
     fmi_pool_run(k->pool, walk_thread, &s);

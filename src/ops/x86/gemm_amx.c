@@ -6,6 +6,7 @@
  * cycles). What the next block reads and where it will write are fetched meanwhile. Bound, reached
  * and refused: docs/kernels/gemm.md. */
 #include "ops/x86/amx_tiles.h"
+#include "ops/x86/thin.h"
 #include "ops/x86/tn_amx.h"
 
 #define K_BLOCK 4096
@@ -144,6 +145,7 @@ static void tn_problem(const void *arg, int i, fmi_tn *q)
 
 fm_status fmi_gemm_x86_amx(const fm_kernel_ctx *k, const fm_gemm_args *a)
 {
+    if (fmi_gemm_thin(k, a, FM_ISA_AMX)) return FM_OK;
     bool gradient = a->kind == FM_GEMM_TN && a->accumulate && a->dtc == FM_DTYPE_F32 && a->batch <= 1;
     if (a->dt == FM_DTYPE_BF16 && gradient)
         return fmi_tn_run(k, tn_problem, a, a->offsets ? a->groups : 1);

@@ -6,6 +6,7 @@
 
 #include "ops/ref/ref.h"
 #include "ops/x86/gemm_x86.h"
+#include "ops/x86/thin.h"
 
 typedef __m256 V;
 #define VL 8

@@ -1,4 +1,5 @@
 /* Elementwise and row operators with AVX2. */
+#include "base/rng.h"
 #include "ops/x86/v16.h"
 #include "ops/x86/x86.h"
 
@@ -7,6 +8,7 @@
 #include "ops/x86/rows_loss.inc"
 #include "ops/x86/rows_optim.inc"
 #include "ops/x86/rows_route.inc"
+#include "ops/x86/rows_sample.inc"
 #include "ops/x86/rows_init.inc"
 
 void fmi_rows_init_avx2(fm_ops *ops)

@@ -562,6 +562,21 @@ static inline void v16_put_n(void *p, v16 x, int64_t n, bool bf)
     else v16_store_n(p, x, n);
 }
 
+/* Asks for the line `bytes` past p, which may lie past the array. */
+static inline void v16_ask(const void *p, int64_t bytes)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + (uintptr_t)bytes), _MM_HINT_T0);
+}
+
+/* Asks for n elements at p, into the second level. */
+static inline void v16_touch(const void *p, int64_t n, bool bf)
+{
+    const char *c = p;
+    int64_t bytes = n * (bf ? 2 : 4);
+    for (int64_t i = 0; i < bytes + 63; i += 64)
+        _mm_prefetch(c + (i < bytes ? i : bytes - 1), _MM_HINT_T1);
+}
+
 /* Elements of a step of 16 that are left at i of n. */
 static inline int64_t lanes_left(int64_t n, int64_t i)
 {
@@ -580,6 +595,21 @@ static inline void convert_row(void *y, bool y_bf, const void *x, bool x_bf, int
         v16_put(v16_ptr(y, i, y_bf), v16_get(v16_at(x, i, x_bf), x_bf), y_bf);
     if (i < D)
         v16_put_n(v16_ptr(y, i, y_bf), v16_get_n(v16_at(x, i, x_bf), D - i, x_bf), D - i, y_bf);
+}
+
+/* The same for rows whose y begins at a multiple of 64 bytes and takes a multiple of them (bf16 is
+ * not widened), written past the caches; the caller ends with _mm_sfence. */
+static inline void stream_row(void *y, bool y_bf, const void *x, bool x_bf, int64_t D)
+{
+    int64_t bytes = D * (y_bf ? 2 : 4);
+    for (int64_t b = 0; x_bf == y_bf && b < bytes; b += 32)
+        _mm256_stream_si256((void *)((char *)y + b),
+                            _mm256_loadu_si256((const void *)((const char *)x + b)));
+    for (int64_t i = 0; x_bf != y_bf && i < D; i += 16) {
+        fm_bf16 t[16];
+        v16_store_bf16(t, v16_load((const float *)x + i));
+        _mm256_stream_si256((void *)((fm_bf16 *)y + i), _mm256_loadu_si256((const void *)t));
+    }
 }
 
 /* FTZ and DAZ inside an operator, restored after it; per thread. */

@@ -1,5 +1,5 @@
-/* Speed of a whole training step: model of a preset with random weights, random documents, the step of
- * train/stepper.h. What is timed is what a run does between two reads. */
+/* Speed of a whole training step: model of a preset with random weights, random documents, the step
+ * of train/stepper.h. What is timed is what a run does between two reads. */
 #include "fathom/bench.h"
 
 #include <stdlib.h>
@@ -36,8 +36,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static fm_status measure(fm_model *m, fmi_stepper *t, const fm_train_bench_opts *o, int64_t rows, int64_t T,
-                         fm_train_bench *out, fm_err *err)
+static fm_status measure(fm_model *m, fmi_stepper *t, const fm_train_bench_opts *o, int64_t rows,
+                         int64_t T, fm_train_bench *out, fm_err *err)
 {
     fmi_feed feed = {0};
     fmi_docs docs = {&m->cfg, DOCS, doc_length, doc_copy};
@@ -50,7 +50,8 @@ static fm_status measure(fm_model *m, fmi_stepper *t, const fm_train_bench_opts 
     fm_status st = fmi_feed_init(&feed, &docs, T, 1, true, false, err);
     for (int i = 0; i <= n && !st; i++) {
         if (i == 1) fm_exec_profile_reset(m->x);
-        fmi_step_in in = {.step = i + 1, .rows = rows, .lr = 1e-4, .gamma = 1e-3, .mtp_weight = 0.3};
+        fmi_step_in in = {
+            .step = i + 1, .rows = rows, .lr = 1e-4, .gamma = 1e-3, .mtp_weight = 0.3};
         double at = fmi_clock_s();
         st = fmi_step_run(t, &feed, &s, &in, &r, err);
         at = fmi_clock_s() - at;
@@ -89,7 +90,8 @@ static fm_status run(fm_exec *x, const fm_train_bench_opts *o, fm_train_bench *o
     if (!o->mtp) c.num_nextn_predict_layers = 0;
     if (o->dense_twin) c.n_routed_experts = 0;
     int64_t micro = ((o->micro > 0 ? o->micro : 4096) + T - 1) / T;
-    fmi_step_opts so = {.rows_max = rows, .micro_rows = micro, .T = T, .mtp = o->mtp, .muon = o->muon};
+    fmi_step_opts so = {
+        .rows_max = rows, .micro_rows = micro, .T = T, .mtp = o->mtp, .muon = o->muon};
     st = fmi_model_new(x, &c, o->precision, false, &m, err);
     if (!st) st = fmi_model_init(m, 1, err);
     if (!st) fmi_count_flops(&c, &m->lay, T, &f);

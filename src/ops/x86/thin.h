@@ -1,0 +1,56 @@
+/* Matrix products with few rows (decode, drafts under verification): the time is that of reading
+ * the weight.
+ *
+ * The lanes of a block are outputs: 16 rows of the weight (NT), or 64 of its columns (NN), which
+ * lie where the checkpoint has them. The rows of A are widened and wait in L1. Every output's chain
+ * is walked as docs/numerics.md says, so the bits are those of gemm_*.c. Threads own contiguous
+ * ranges of blocks over all groups, so a chosen expert is read once, whoever chose it. */
+#ifndef FM_OPS_X86_THIN_H
+#define FM_OPS_X86_THIN_H
+
+#include "ops/ops.h"
+
+enum { FMI_THIN_ROWS = 16, FMI_THIN_LANES_NT = 16, FMI_THIN_LANES_NN = 64 };
+
+/* Bytes of a row that are fetched early, straight into L1: 16 rows make 10 KiB. Fetched into L2 a
+ * line would take one of the core's few fill buffers twice, and those bound what a core reads. */
+#define FMI_THIN_AHEAD 640
+
+/* One block: lanes live (16 or fewer; NN 64 or fewer) of a weight, all of k. */
+typedef struct fmi_thin_block {
+    const char *w;  /* NT: the first of its rows; NN: its first column of row 0 */
+    int64_t stride; /* bytes from row to row of the weight */
+    int lanes;
+    int64_t k, kp;         /* kp: rounded up to 32 */
+    int m;                 /* rows of A */
+    const float *x;        /* [m][kp] rows of A, zero-padded */
+    const uint32_t *pairs; /* [kp / 2][m] the same as bf16 pairs, or NULL */
+    float *acc;            /* out: [m][16] (NT) or [m][64] (NN) */
+    const char *ahead;     /* the next block of as many rows, or NULL */
+} fmi_thin_block;
+
+typedef struct fmi_thin_kern {
+    void (*nt)(const fmi_thin_block *b);
+    void (*nn)(const fmi_thin_block *b);
+    void (*widen)(float *x, int64_t kp, const void *row, int64_t k); /* one row of A */
+    /* C[0..n-1] = (add ? C : 0) + acc, rounded when bf16. */
+    void (*store)(void *c, const float *acc, int n, bool bf16, bool add);
+    void (*enter)(int m); /* before and after a thread's blocks, or NULL */
+    void (*leave)(void);
+    bool pairs; /* wants `pairs` */
+} fmi_thin_kern;
+
+/* false: not such a product (or no k); the caller goes on. */
+bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa);
+
+/* The gated FFN of few rows: gate, up and activation in one pass, then down. false: not such. */
+bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa);
+/* Operators: that, or the composite. */
+fm_status fmi_gated_avx2(const fm_kernel_ctx *ctx, const fm_gated_args *g);
+fm_status fmi_gated_avx512(const fm_kernel_ctx *ctx, const fm_gated_args *g);
+
+extern const fmi_thin_kern fmi_thin_bf16_avx2, fmi_thin_f32_avx2;
+extern const fmi_thin_kern fmi_thin_bf16_avx512, fmi_thin_f32_avx512;
+void fmi_thin_amx(fmi_thin_kern *k); /* bf16: the AVX-512 ones, NT on tiles */
+
+#endif

@@ -1,0 +1,12 @@
+/* Products with few rows on AVX-512. */
+#include <immintrin.h>
+
+#include "ops/x86/thin.h"
+#include "ops/x86/v16.h"
+
+#include "ops/x86/thin_vec.inc"
+
+const fmi_thin_kern fmi_thin_bf16_avx512 = {
+    .nt = nt_bf16, .nn = nn_bf16, .widen = widen_bf16, .store = store_row};
+const fmi_thin_kern fmi_thin_f32_avx512 = {
+    .nt = nt_f32, .nn = nn_f32, .widen = widen_f32, .store = store_row};

@@ -1,0 +1,286 @@
+/* Products with few rows: which they are, their blocks over batches and groups, the threads'
+ * shares. */
+#include <string.h>
+#include <xmmintrin.h>
+
+#include "ops/ref/ref.h"
+#include "ops/x86/thin.h"
+
+#define CSR_FTZ_DAZ 0x8040u
+#define X_BYTES ((size_t)2 << 20) /* of scratch for widened rows of A */
+#define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
+
+typedef struct job {
+    const fm_kernel_ctx *ctx;
+    const fm_gemm_args *a;
+    fmi_thin_kern kern;
+    int n_problems, m_max, lanes;
+    int64_t blocks; /* of one problem */
+    int64_t units;  /* blocks of all problems with rows */
+    size_t el, elc;
+    const int32_t *row; /* NULL, or row i of A is row row[i] of memory */
+} job;
+
+typedef struct problem {
+    const char *a, *b;
+    char *c;
+    int64_t m, row0; /* its rows; the first of them in A and C */
+} problem;
+
+static int64_t rows_of(const fm_gemm_args *a, int i)
+{
+    return a->offsets ? a->offsets[i + 1] - a->offsets[i] : a->m;
+}
+
+static problem problem_at(const job *j, int i)
+{
+    const fm_gemm_args *a = j->a;
+    problem p = {a->a, a->b, a->c, rows_of(a, i), 0};
+    if (a->offsets) {
+        p.row0 = a->offsets[i];
+        if (!j->row) p.a += (size_t)a->offsets[i] * (size_t)a->lda * j->el;
+        p.b = a->table[i];
+        p.c += (size_t)a->offsets[i] * (size_t)a->ldc * j->elc;
+    } else if (i > 0) {
+        p.a += (ptrdiff_t)i * a->stride_a * (ptrdiff_t)j->el;
+        p.b += (ptrdiff_t)i * a->stride_b * (ptrdiff_t)j->el;
+        p.c += (ptrdiff_t)i * a->stride_c * (ptrdiff_t)j->elc;
+    }
+    return p;
+}
+
+static const char *row_at(const job *j, const problem *p, int64_t r)
+{
+    if (j->row) r = j->row[p->row0 + r];
+    return p->a + (size_t)(r * j->a->lda) * j->el;
+}
+
+/* Rows of A for a problem into scratch, widened or as pairs. */
+static void place_rows(const job *j, const problem *p, float *x, int64_t kp, uint32_t *pairs)
+{
+    const fm_gemm_args *a = j->a;
+    for (int64_t r = 0; r < p->m && (!pairs || a->n % 16); r++)
+        j->kern.widen(x + r * kp, kp, row_at(j, p, r), a->k);
+    for (int64_t r = 0; r < p->m && pairs; r++) {
+        const char *row = row_at(j, p, r);
+        uint32_t *to = pairs + r;
+        for (int64_t t = 0; t < a->k / 2; t++, to += p->m) memcpy(to, row + 4 * t, 4);
+    }
+}
+
+/* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
+static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next,
+                        char *scratch)
+{
+    const fm_gemm_args *a = j->a;
+    const fmi_thin_kern *kern = &j->kern;
+    bool nt = a->kind == FM_GEMM_NT;
+    int64_t kp = (a->k + 31) / 32 * 32, stride = a->ldb * (int64_t)j->el;
+    float *acc = (float *)(void *)(scratch + X_BYTES);
+    fmi_thin_block b = {.stride = stride, .k = a->k, .kp = kp, .m = (int)p->m, .acc = acc};
+    float *x = (float *)(void *)scratch;
+    uint32_t *pairs = NULL;
+    if (kern->pairs && nt && a->k % 32 == 0)
+        pairs = (uint32_t *)(void *)(scratch + X_BYTES / 3 * 2 / 64 * 64);
+    place_rows(j, p, x, kp, pairs);
+    b.x = x;
+    b.pairs = pairs;
+    for (int64_t u = u0; u < u1; u++) {
+        int64_t at = u * j->lanes;
+        b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
+        b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
+        b.ahead = !nt ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
+        if (nt)
+            kern->nt(&b);
+        else
+            kern->nn(&b);
+        for (int r = 0; r < b.m; r++)
+            kern->store(p->c + (size_t)(r * a->ldc + at) * j->elc, acc + (int64_t)r * j->lanes,
+                        b.lanes, a->dtc == FM_DTYPE_BF16, a->accumulate);
+    }
+}
+
+/* A product, or the first two of a gated FFN with the activation between them and the third. */
+typedef struct pass {
+    job one, two;
+    const fm_gated_args *gated; /* NULL: a product */
+} pass;
+
+/* Columns n0 .. n1-1 of h for the rows of a problem, once gate and up are there. */
+static void activate(const pass *w, const problem *p, int64_t n0, int64_t n1)
+{
+    const fm_gated_args *g = w->gated;
+    fm_kernel_ctx alone = *w->one.ctx;
+    size_t at = ((size_t)p->row0 * (size_t)g->M + (size_t)n0) * w->one.el;
+    alone.n_threads = 1;
+    fm_swiglu_args s = {.gate = (const char *)g->gate + at,
+                        .up = (const char *)g->up + at,
+                        .row_slot = g->row_slot ? g->row_slot + p->row0 : NULL,
+                        .weight = g->weight,
+                        .h = (char *)g->h + at,
+                        .G = p->m,
+                        .M = (n1 < g->M ? n1 : g->M) - n0,
+                        .ld_gate = g->M,
+                        .ld_up = g->M,
+                        .ld_h = g->M,
+                        .dt = g->dt};
+    alone.ops->swiglu(&alone, &s);
+}
+
+static void thin_thread(void *arg, int tid, int n_threads)
+{
+    const pass *w = arg;
+    const job *j = &w->one;
+    int64_t lo = j->units * tid / n_threads, hi = j->units * (tid + 1) / n_threads, base = 0;
+    if (lo == hi) return;
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | CSR_FTZ_DAZ);
+    int entered = 0;
+    for (int i = 0; i < j->n_problems && base < hi; i++) {
+        if (rows_of(j->a, i) == 0) continue;
+        int64_t u0 = lo > base ? lo - base : 0, u1 = hi - base < j->blocks ? hi - base : j->blocks;
+        base += j->blocks;
+        if (u0 >= u1) continue;
+        problem p = problem_at(j, i);
+        if (j->kern.enter && entered != p.m) j->kern.enter((int)p.m);
+        entered = (int)p.m;
+        int next = i + 1;
+        while (next < j->n_problems && rows_of(j->a, next) == 0) next++;
+        const char *ahead = base < hi && next < j->n_problems ? problem_at(j, next).b : NULL;
+        char *scratch = j->ctx->scratch[tid];
+        if (!w->gated) {
+            run_problem(j, &p, u0, u1, ahead, scratch);
+            continue;
+        }
+        problem q = problem_at(&w->two, i);
+        run_problem(j, &p, u0, u1, q.b + u0 * j->lanes * j->a->ldb * (int64_t)j->el, scratch);
+        run_problem(&w->two, &q, u0, u1, ahead, scratch);
+        activate(w, &p, u0 * j->lanes, u1 * j->lanes);
+    }
+    if (entered && j->kern.leave) j->kern.leave();
+    _mm_setcsr(csr);
+}
+
+/* Fills a job; 0: not such a product, 1: run it, 2: nothing to do. */
+static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
+{
+    bool bf16 = a->dt == FM_DTYPE_BF16;
+    if ((!bf16 && a->dt != FM_DTYPE_F32) || a->kind == FM_GEMM_TN || isa < FM_ISA_AVX2) return 0;
+    if (a->n <= 0 || a->k <= 0) return 0;
+    job j = {.ctx = ctx, .a = a};
+    j.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
+    if (!a->offsets && a->m > FMI_THIN_ROWS) return 0;
+    int64_t live = 0;
+    for (int i = 0; i < j.n_problems; i++) {
+        int64_t m = rows_of(a, i);
+        if (m > FMI_THIN_ROWS) return 0;
+        if (m > j.m_max) j.m_max = (int)m;
+        live += m > 0;
+    }
+    if (live == 0) return 2;
+    if ((size_t)j.m_max * (size_t)(a->k + 31) * 6 + 128 > X_BYTES) return 0;
+    j.el = bf16 ? 2 : 4;
+    j.elc = a->dtc == FM_DTYPE_BF16 ? 2 : 4;
+    j.lanes = a->kind == FM_GEMM_NT ? FMI_THIN_LANES_NT : FMI_THIN_LANES_NN;
+    j.blocks = (a->n + j.lanes - 1) / j.lanes;
+    j.units = j.blocks * live;
+    if (isa >= FM_ISA_AMX && bf16)
+        fmi_thin_amx(&j.kern);
+    else if (isa >= FM_ISA_AVX512)
+        j.kern = bf16 ? fmi_thin_bf16_avx512 : fmi_thin_f32_avx512;
+    else
+        j.kern = bf16 ? fmi_thin_bf16_avx2 : fmi_thin_f32_avx2;
+    *out = j;
+    return 1;
+}
+
+static void run_pass(pass *w)
+{
+    const job *j = &w->one;
+    double bytes =
+        (double)j->units * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
+    if (bytes < WAKE_BYTES || j->ctx->n_threads == 1)
+        thin_thread(w, 0, 1);
+    else
+        fmi_pool_run(j->ctx->pool, thin_thread, w);
+}
+
+bool fmi_gemm_thin(const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
+{
+    pass w = {.gated = NULL};
+    int what = job_of(&w.one, ctx, a, isa);
+    if (what == 1) run_pass(&w);
+    return what != 0;
+}
+
+bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa)
+{
+    bool tables = g->groups > 0;
+    fm_dtype F = FM_DTYPE_F32;
+    fm_gemm_args gate = {.a = g->x,
+                         .b = g->w_gate,
+                         .c = g->gate,
+                         .kind = FM_GEMM_NT,
+                         .m = g->G,
+                         .n = g->M,
+                         .k = g->D,
+                         .lda = g->D,
+                         .ldb = g->D,
+                         .ldc = g->M,
+                         .dt = g->dt,
+                         .dtc = g->dt};
+    if (tables) {
+        gate.offsets = g->offsets;
+        gate.groups = g->groups;
+        gate.table = (void *const *)g->w_gate;
+    }
+    fm_gemm_args up = gate;
+    up.b = g->w_up;
+    up.c = g->up;
+    if (tables) up.table = (void *const *)g->w_up;
+    pass w = {.gated = g};
+    int what = tables == (g->offsets != NULL) ? job_of(&w.one, ctx, &gate, isa) : 0;
+    if (what == 0) return false;
+    if (what == 2) return true;
+    w.one.row = g->row_token;
+    w.two = w.one;
+    w.two.a = &up;
+    run_pass(&w);
+    if (!g->y) return true;
+    if (g->base && g->base != g->y)
+        ctx->ops->gather_rows(ctx, &(fm_gather_rows_args){.x = g->base,
+                                                          .y = g->y,
+                                                          .n = g->G,
+                                                          .D = g->D,
+                                                          .ldx = g->D,
+                                                          .ldy = g->D,
+                                                          .dt_x = F,
+                                                          .dt_y = F});
+    fm_gemm_args down = {.a = g->h,
+                         .b = g->w_down,
+                         .c = g->y,
+                         .kind = FM_GEMM_NT,
+                         .m = g->G,
+                         .n = g->D,
+                         .k = g->M,
+                         .lda = g->M,
+                         .ldb = g->M,
+                         .ldc = g->D,
+                         .dt = g->dt,
+                         .dtc = F,
+                         .accumulate = g->base != NULL,
+                         .offsets = gate.offsets,
+                         .groups = gate.groups};
+    if (tables) down.table = (void *const *)g->w_down;
+    return fmi_gemm_thin(ctx, &down, isa) || ctx->ops->gemm(ctx, &down) == FM_OK;
+}
+
+fm_status fmi_gated_avx2(const fm_kernel_ctx *ctx, const fm_gated_args *g)
+{
+    return fmi_gated_thin(ctx, g, FM_ISA_AVX2) ? FM_OK : ref_gated(ctx, g);
+}
+
+fm_status fmi_gated_avx512(const fm_kernel_ctx *ctx, const fm_gated_args *g)
+{
+    return fmi_gated_thin(ctx, g, FM_ISA_AVX512) ? FM_OK : ref_gated(ctx, g);
+}
