@@ -154,6 +154,33 @@ static void test_resume(void **state)
     same_run("whole", "parts");
 }
 
+/* The same for what optimizers add to the state; the average is a model directory of its own. */
+static void test_resume_optimizers(void **state)
+{
+    (void)state;
+    static const char *const sets[][8] = {
+        { "train.batch=256", "train.micro=128", "train.saves=4", "train.keep=100", "train.evals=4",
+          "train.optimizer=ademamix", "train.grokfast_lamb=2", "train.ema=0.9" },
+        { "train.batch=256", "train.micro=128", "train.saves=4", "train.keep=100", "train.evals=4",
+          "train.optimizer=soap", "train.soap_every=3", "train.soap_side=64" },
+    };
+    const char *text[] = { path_of("text.txt") };
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        char name[2][32];
+        for (int k = 0; k < 2; k++) {
+            stopper s = { 0 };
+            snprintf(name[k], sizeof name[k], "optim%zu-%d", i, k);
+            fm_train_opts o = options(path_of(name[k]), text);
+            o.set = sets[i];
+            o.n_set = 8;
+            if (k) assert_int_equal(train(&o, 5, &s, E), FM_E_CANCELLED);
+            OK(train(&o, -1, &s, E));
+        }
+        same_run(name[0], name[1]);
+        if (!i) same_file(name[0], name[1], "checkpoints/12/ema/model.safetensors");
+    }
+}
+
 static void test_extend(void **state)
 {
     (void)state;
@@ -340,7 +367,8 @@ static void test_events(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume),    cmocka_unit_test(test_extend),
+        cmocka_unit_test(test_resume),    cmocka_unit_test(test_resume_optimizers),
+        cmocka_unit_test(test_extend),
         cmocka_unit_test(test_damaged),   cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_checkpoint_logits), cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_events),

@@ -55,6 +55,8 @@ fm_status fm_shape_get(const fm_shape_opts *o, int64_t length, fm_shape *out, fm
 typedef struct fm_memory_opts {
     fm_dtype precision;        /* F32 or BF16                                        */
     bool training, recompute, muon;
+    int arrays;                /* F32 beside AdamW's two moments: AdEMAMix, Grokfast, EMA */
+    int64_t soap_side;         /* SOAP's longest side with a basis; 0: not SOAP      */
     int64_t rows;              /* tokens of a forward pass: micro-batch or prompt chunk */
     int64_t length;            /* packed row, or context of a sequence               */
     int64_t sequences;         /* in use at once (not training)                      */

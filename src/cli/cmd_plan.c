@@ -36,6 +36,8 @@ static int memory_of(const job *j, const fm_shape_opts *s, result *r)
                                   .training = true,
                                   .recompute = j->recompute,
                                   .muon = !strcmp(j->optimizer, "muon"),
+                                  .arrays = !strcmp(j->optimizer, "ademamix"),
+                                  .soap_side = strcmp(j->optimizer, "soap") ? 0 : 1024,
                                   .rows = j->batch,
                                   .length = j->seq,
                                   .threads = (int)j->c.threads};
@@ -213,7 +215,8 @@ int cmd_plan(int argc, char **argv)
         {"speed", CLI_REAL, &j.speed, "TOKENS/S",
          "training speed (default: estimated from a short measurement)"},
         {"recompute", CLI_FLAG, &j.recompute, NULL, "activations again in the backward pass"},
-        {"optimizer", CLI_TEXT, &j.optimizer, "O", "muon (default) or adamw"},
+        {"optimizer", CLI_TEXT, &j.optimizer, "NAME",
+         "whose memory counts: muon (default), adamw, ademamix or soap"},
         CLI_OPT_PRECISION(&j.c),
         CLI_OPT_THREADS(&j.c),
         CLI_OPT_ISA(&j.c),
@@ -230,8 +233,10 @@ int cmd_plan(int argc, char **argv)
     int rc = cli_parse(&c, argc, argv, NULL, NULL);
     if (rc != CLI_GO_ON) return rc;
     if (!j.preset == !j.c.model) return cli_wrong("plan", "expected --preset or --model");
-    if (strcmp(j.optimizer, "muon") && strcmp(j.optimizer, "adamw"))
-        return cli_wrong("plan", "--optimizer %s: expected muon or adamw", j.optimizer);
+    static const char *const known[] = {"adamw", "muon", "ademamix", "soap"};
+    size_t k = 0;
+    while (k < 4 && strcmp(j.optimizer, known[k])) k++;
+    if (k == 4) return cli_wrong("plan", "--optimizer: expected adamw, muon, ademamix or soap");
     rc = cli_precision("plan", j.c.precision, FM_DTYPE_BF16, &j.precision);
     return rc == CLI_GO_ON ? run(&j) : rc;
 }

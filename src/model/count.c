@@ -113,6 +113,34 @@ int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt)
     return m.x * (A + 2 * F) + m.gram * (2 * F + A) + m.batch * F;
 }
 
+void fmi_count_soap(const fm_layout *l, int64_t limit, fmi_soap_sizes *out)
+{
+    fmi_soap_sizes s = {1, 1, 1, 1};
+    for (int i = 0; i < l->n_params; i++) {
+        const fm_param *p = &l->params[i];
+        if (p->kind != FM_PARAM_MATRIX) continue;
+        int64_t n = fmi_param_count(p), copies = FMI_MUON_ELEMENTS / n, sides[2] = {p->rows, p->cols};
+        if (copies > p->expert + 1) copies = p->expert + 1; /* the last expert counts them all */
+        if (copies < 1) copies = 1;
+        if (copies * n > s.x) s.x = copies * n;
+        for (int k = 0; k < 2; k++) {
+            if (sides[k] > limit) continue;
+            if (copies * sides[k] * sides[k] > s.gram) s.gram = copies * sides[k] * sides[k];
+            if (copies * sides[k] > s.order) s.order = copies * sides[k];
+            s.state += 2 * sides[k] * sides[k];
+        }
+    }
+    *out = s;
+}
+
+int64_t fmi_count_soap_bytes(const fm_layout *l, int64_t limit, fm_dtype dt)
+{
+    fmi_soap_sizes s;
+    fmi_count_soap(l, limit, &s);
+    return (3 * s.x + s.gram + s.state) * (int64_t)fm_dtype_bytes(fmi_full_dtype(dt)) +
+           s.order * (int64_t)sizeof(int32_t);
+}
+
 int64_t fmi_count_logit_rows(const fm_config *c, int64_t rows)
 {
     int64_t chunk = LOGIT_ELEMENTS / c->vocab_size / 64 * 64;
@@ -169,10 +197,11 @@ void fmi_count_memory(const fm_config *c, const fm_layout *l, const fmi_memory_r
     m.cache = r->cache_tokens * fmi_count_kv_bytes(c, r->dt, true);
     if (r->training) {
         m.masters = m.gradients = n.trained * F;
-        m.moments = 2 * n.trained * F;
+        m.moments = (2 + r->arrays) * n.trained * F;
         m.workspace += (int64_t)l->n_params * (int64_t)(sizeof(fm_segment) + sizeof(double));
         m.workspace += fmi_count_batch_bytes(c, r->dt, r->rows, 1);
         if (r->muon) m.workspace += fmi_count_muon_bytes(l, r->dt);
+        if (r->soap) m.workspace += fmi_count_soap_bytes(l, r->soap, r->dt);
     }
     m.total =
         m.weights + m.masters + m.gradients + m.moments + m.activations + m.cache + m.workspace;

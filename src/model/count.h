@@ -48,6 +48,14 @@ typedef struct fmi_muon_sizes {
 void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out);
 int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt);
 
+/* SOAP's elements: of the matrices at a time, of their square factors, of one side each; state: factor
+ * and basis of every side up to `limit`. train/soap.c carves by it. */
+typedef struct fmi_soap_sizes {
+    int64_t x, gram, order, state;
+} fmi_soap_sizes;
+void fmi_count_soap(const fm_layout *l, int64_t limit, fmi_soap_sizes *out);
+int64_t fmi_count_soap_bytes(const fm_layout *l, int64_t limit, fm_dtype dt);
+
 /* Training, as train/stepper.c carves it: rows of a chunk of logits; i32 elements of a packed
  * micro-batch; bytes of a step of n_micro micro-batches (packed on both sides, losses of rows,
  * gradients of the norms' outputs). */
@@ -66,6 +74,8 @@ typedef struct fmi_memory_request {
     fm_dtype dt;
     bool training;         /* masters, gradients, moments, backward buffers                  */
     bool muon;             /* its scratch                                                    */
+    int arrays;            /* full ones beside AdamW's two: AdEMAMix, Grokfast, EMA          */
+    int64_t soap;          /* SOAP's longest side with a basis; 0: not SOAP                  */
     bool recompute;
     bool borrowed;         /* weights stay in the file mapping (not counted as `weights`)    */
     int64_t rows;          /* tokens of a micro-batch, or of a prefill chunk                 */

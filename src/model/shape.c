@@ -166,6 +166,7 @@ fm_status fm_shape_memory(const fm_shape_opts *o, const fm_memory_opts *m, fm_me
     if (st) return st;
     int64_t pages = (m->length + FM_PAGE_ROWS - 1) / FM_PAGE_ROWS;
     fmi_memory_request r = {.dt = m->precision, .training = m->training, .muon = m->muon,
+                            .arrays = m->arrays, .soap = m->soap_side,
                             .recompute = m->recompute, .rows = m->rows, .row_length = m->length,
                             .threads = m->threads,
                             .cache_tokens = m->training ? 0 : m->sequences * pages * FM_PAGE_ROWS};

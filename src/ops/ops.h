@@ -466,6 +466,42 @@ typedef struct fm_adamw_args {
     fm_dtype dt;
 } fm_adamw_args;
 
+/* AdEMAMix over every segment not skipped (Pagliardini et al. 2024, algorithm 1); nothing is touched
+ * when state->bad != 0. AdamW with a second, slow average of the gradient: slow = b3 slow + (1-b3) g, not
+ * corrected for its start (slow NULL: none); the step is (m / c1 + alpha slow) / (sqrt(v / c2) + eps). */
+typedef struct fm_ademamix_args {
+    void *master;
+    const void *grad;
+    void *m;
+    void *slow;
+    void *v;
+    const fm_segment *segs;
+    const fm_step_state *state;
+    int n_segs;
+    int64_t step;            /* from 1 */
+    double lr, beta1, beta2, beta3, alpha, eps, weight_decay;
+    fm_dtype dt;
+} fm_ademamix_args;
+
+/* Running mean: y = beta y + (1-beta) x; where lamb is not 0 then x = x + lamb y (Grokfast's filter). x, y
+ * [n] F. Nothing is touched when state->bad. */
+typedef struct fm_ema_args {
+    void *x;
+    void *y;
+    const fm_step_state *state;
+    int64_t n;
+    double beta, lamb;
+    fm_dtype dt;
+} fm_ema_args;
+
+/* The weights of every segment = x (flat F), each rounded to its dtype as an update rounds. */
+typedef struct fm_put_weights_args {
+    const void *x;
+    const fm_segment *segs;
+    int n_segs;
+    fm_dtype dt;
+} fm_put_weights_args;
+
 /* Muon, first half, one matrix: m = mu m + clip*grad; u = clip*grad + mu m (Nesterov), out [n] F; norm2[0] =
  * sum u^2. Nothing is touched when state->bad. */
 typedef struct fm_muon_momentum_args {
@@ -501,6 +537,47 @@ typedef struct fm_muon_apply_args {
     double lr, weight_decay, factor;
     fm_dtype dt, weight_dtype;
 } fm_muon_apply_args;
+
+/* SOAP, first half, one matrix: g = clip*grad; m = beta m + (1-beta) g. Nothing is touched when
+ * state->bad. */
+typedef struct fm_soap_moment_args {
+    const void *grad;
+    void *m;
+    void *g;                 /* [n] F out */
+    const fm_step_state *state;
+    int64_t n;
+    double beta;
+    fm_dtype dt;
+} fm_soap_moment_args;
+
+/* SOAP's Adam in the eigenbasis: v = beta2 v + (1-beta2) g^2; m = (sqrt(c2) / c1) m / (sqrt(v) + eps),
+ * c = 1 - beta^step. Obeys state->bad. */
+typedef struct fm_soap_adam_args {
+    const void *g;
+    void *v;
+    void *m;                 /* in: the moment in the basis; out: the update */
+    const fm_step_state *state;
+    int64_t n, step;         /* step from 1 */
+    double beta1, beta2, eps;
+    fm_dtype dt;
+} fm_soap_adam_args;
+
+/* The next basis of one side of `batch` matrices, from one power iteration: rows of u [n, n] are the old
+ * basis, p = u M with Shampoo's factor M. Rows of p go into descending order of their eigenvalue's
+ * estimate u_j . p_j; u = the rows of Q^T in the QR decomposition of their transpose. v [rows, cols]
+ * follows the order along the side. Where p is zero, u becomes the identity. Obeys state->bad. */
+typedef struct fm_soap_basis_args {
+    void *u;
+    void *p;                 /* [batch, n, n], overwritten         */
+    void *v;
+    void *tmp;               /* [batch, rows, cols] F, scratch     */
+    int32_t *order;          /* [batch, n], scratch                */
+    const fm_step_state *state;
+    int64_t n, rows, cols, stride_u, stride_v;
+    int batch;
+    bool left;               /* the side of the rows: n is rows    */
+    fm_dtype dt;
+} fm_soap_basis_args;
 
 /* Auxiliary-loss-free balancing, V3 section 2.1.2: e_i = sign(mean(load) - load_i); bias_i += gamma * (e_i -
  * center * mean_j e_j). load is then added into load_sum and zeroed. Obeys state->bad when given. */
@@ -575,9 +652,15 @@ typedef struct fm_sample_args {
     X(grad_sumsq, n_segs)          \
     X(grad_norm, n_segs)           \
     X(adamw, n_segs)               \
+    X(ademamix, n_segs)            \
+    X(ema, n)                      \
+    X(put_weights, n_segs)         \
     X(muon_momentum, n)            \
     X(muon_scale, rows)            \
     X(muon_apply, rows)            \
+    X(soap_moment, n)              \
+    X(soap_adam, n)                \
+    X(soap_basis, n)               \
     X(balance_update, E)           \
     X(sample, T)
 

@@ -51,19 +51,25 @@ static int list_groups(const fmi_optim *o, fmi_muon_group *out)
     return n;
 }
 
-fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
+fm_status fmi_muon_groups(fmi_optim *o, fm_err *err)
 {
     o->n_groups = list_groups(o, NULL);
     o->groups = fmi_zalloc((size_t)(o->n_groups + 1) * sizeof *o->groups);
-    if (!o->groups) return FM_FAIL(err, FM_E_NOMEM, "Muon: %d groups", o->n_groups);
+    if (!o->groups) return FM_FAIL(err, FM_E_NOMEM, "optimizer: %d groups", o->n_groups);
     list_groups(o, o->groups);
+    return FM_OK;
+}
+
+fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
+{
     fmi_muon_sizes need;
     fmi_count_muon(&o->m->lay, &need);
     int64_t x = need.x, a = need.gram;
     o->batch_max = need.batch;
     fm_exec *ex = o->m->x;
     size_t A = fm_dtype_bytes(o->m->dt), F = fm_dtype_bytes(fmi_full_dtype(o->m->dt));
-    fm_status st = fm_dev_alloc(ex, (size_t)x * A, &o->x, err);
+    fm_status st = fmi_muon_groups(o, err);
+    if (!st) st = fm_dev_alloc(ex, (size_t)x * A, &o->x, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->y, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->p, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * F, &o->a, err);
@@ -119,9 +125,9 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
     int64_t r = small_side(g->rows, g->cols), c = turn ? g->rows : g->cols, rc = r * c;
     for (int i = 0; i < n; i++) {
         int64_t off = g->offset + (begin + i) * g->stride;
-        void *u = at(o->var, off, F);
+        void *u = at(o->flat[FMI_V], off, F);
         fm_op_muon_momentum(x, &(fm_muon_momentum_args){ .grad = at(o->g->flat, off, F),
-                                                         .m = at(o->mom, off, F), .u = u,
+                                                         .m = at(o->flat[FMI_M], off, F), .u = u,
                                                          .norm2 = at(o->norm2, i, F), .state = state,
                                                          .n = rc, .mu = s->train_momentum, .dt = A });
         fm_op_muon_scale(x, &(fm_muon_scale_args){ .x = u, .norm2 = at(o->norm2, i, F),
@@ -135,7 +141,7 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
     for (int i = 0; i < n; i++) {
         const fm_param *p = &o->m->lay.params[g->first_param + (begin + i) * g->param_stride];
         int64_t off = g->offset + (begin + i) * g->stride;
-        fm_op_muon_apply(x, &(fm_muon_apply_args){ .master = at(o->master, off, F),
+        fm_op_muon_apply(x, &(fm_muon_apply_args){ .master = at(o->flat[FMI_MASTER], off, F),
                                                    .o = at(o->y, i * rc, F), .weight = p->w,
                                                    .state = state, .rows = g->rows, .cols = g->cols,
                                                    .transpose = turn, .lr = lr,
@@ -145,12 +151,17 @@ static void run_batch(fmi_optim *o, const fmi_muon_group *g, int begin, int n, c
     }
 }
 
+int fmi_muon_batch(const fmi_muon_group *g)
+{
+    int64_t fit = FMI_MUON_ELEMENTS / (g->rows * g->cols);
+    return fit < 1 ? 1 : fit > g->count ? g->count : (int)fit;
+}
+
 void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_state *state)
 {
     for (int i = 0; i < o->n_groups; i++) {
         const fmi_muon_group *g = &o->groups[i];
-        int64_t fit = FMI_MUON_ELEMENTS / (g->rows * g->cols);
-        int most = fit < 1 ? 1 : fit > g->count ? g->count : (int)fit;
+        int most = fmi_muon_batch(g);
         for (int b = 0; b < g->count; b += most) {
             int n = g->count - b < most ? g->count - b : most;
             run_batch(o, g, b, n, s, lr, state);

@@ -1,11 +1,20 @@
-/* Muon's half of the optimizer: grouping of matrices and the Newton-Schulz iteration. */
+/* The matrices' half of the optimizer: their groups, Muon's Newton-Schulz iteration, SOAP. */
 #ifndef FM_TRAIN_MUON_H
 #define FM_TRAIN_MUON_H
 
 #include "train/optim.h"
 
 /* Finds the groups and allocates the scratch. */
+fm_status fmi_muon_groups(fmi_optim *o, fm_err *err);
 fm_status fmi_muon_plan(fmi_optim *o, fm_err *err);
 void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_state *state);
+/* Matrices of a group that go through the products together. */
+int fmi_muon_batch(const fmi_muon_group *g);
+
+fm_status fmi_soap_plan(fmi_optim *o, fm_err *err);
+void fmi_soap_run(fmi_optim *o, const fmi_settings *s, int64_t step, double lr, const fm_step_state *state);
+/* Factor (k even) or basis (odd) of the left (0, 1) or right (2, 3) side of a parameter, [n, n] F on the
+ * device; NULL where it has none. */
+void *fmi_soap_state(const fmi_optim *o, int param, int k, int64_t *n);
 
 #endif

@@ -4,8 +4,10 @@
  * Muon takes each matrix by itself (every expert; gate and up apart): Nesterov momentum, five
  * Newton-Schulz steps in the activation dtype, update scaled by 0.2 sqrt(max(rows, cols)) to AdamW's
  * size (Moonlight, section 2). Matrices of one shape that lie at one stride in the flat arrays (the
- * experts of a layer) go through the products together. The clip factor and the non-finite flag
- * stay on the device. */
+ * experts of a layer) go through the products together. SOAP (Vyas et al. 2024) takes the same
+ * matrices. AdEMAMix takes every parameter; grokfast adds a
+ * filter of the gradients before any of them, ema an average of the weights after. The clip factor and
+ * the non-finite flag stay on the device. */
 #ifndef FM_TRAIN_OPTIM_H
 #define FM_TRAIN_OPTIM_H
 
@@ -19,34 +21,52 @@ typedef struct fmi_muon_group {
     int64_t rows, cols, offset, stride;
 } fmi_muon_group;
 
+/* What an optimizer keeps beside AdamW's two moments. */
+typedef struct fmi_optim_parts {
+    bool muon, ademamix, grokfast, ema;
+    int64_t soap;             /* longest side with a basis; 0: not SOAP */
+} fmi_optim_parts;
+
+/* The flat arrays, each [g->n] F on the device; those that a run does not use are NULL. */
+enum { FMI_MASTER, FMI_M, FMI_V, FMI_SLOW, FMI_FILTER, FMI_EMA, FMI_FLATS };
+
 typedef struct fmi_optim {
     fm_model *m;
     const fm_grads *g;
-    void *master, *mom, *var; /* device, flat [g->n] F; var of a Muon matrix is its scratch */
+    void *flat[FMI_FLATS];    /* V of a Muon matrix is its scratch */
     fm_segment *segs;         /* device [n_segs] */
     int *param_of;            /* host [n_segs] */
     fm_segment *host_segs;    /* host [n_segs], weight unresolved */
     double *sumsq;            /* device [n_segs] */
     int n_segs;
-    bool muon;
+    fmi_optim_parts parts;
     fmi_muon_group *groups;
     int n_groups;
     int batch_max;            /* matrices at a time in the scratch */
     /* Muon scratch, for batch_max matrices: y, p [r, c] F; x [r, c] A, y rounded; a, a2
      * [r, r] F; ab [r, r] A */
     void *x, *y, *p, *a, *a2, *ab, *norm2;
+    /* SOAP: y, p, t for the matrices of a batch, a for their square factors; soap: factors and bases of
+     * all, those of a parameter at soap_at (-1: none) */
+    void *t, *order, *soap;
+    int64_t *soap_at;         /* host [n_params] */
 } fmi_optim;
 
 /* Masters start as the model's weights. */
-fm_status fmi_optim_new(fm_model *m, const fm_grads *g, bool muon, fmi_optim **out, fm_err *err);
+fm_status fmi_optim_new(fm_model *m, const fm_grads *g, fmi_optim_parts parts, fmi_optim **out,
+                        fm_err *err);
 void fmi_optim_free(fmi_optim *o);
 /* Bytes new will take on the device. n_grad: elements of the gradients. */
-size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, bool muon);
+size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, fmi_optim_parts parts);
 
-/* Gradient norm, clip factor and flag into `state`; loss [n_loss] F is checked too. */
-void fmi_optim_norm(fmi_optim *o, const void *loss, int n_loss, double clip, fm_step_state *state);
-/* One update; step counts from 1. Touches nothing when state->bad. */
-void fmi_optim_run(fmi_optim *o, const fmi_settings *s, int64_t step, double lr,
+/* Gradient norm, clip factor and flag into `state`; loss [n_loss] F is checked too. With grokfast the
+ * gradients are filtered first, and the norm is that of what came out. step counts from 1. */
+void fmi_optim_norm(fmi_optim *o, const fmi_settings *s, int64_t step, const void *loss, int n_loss,
+                    fm_step_state *state);
+/* One update; the step ends at `progress` of the run. Touches nothing when state->bad. */
+void fmi_optim_run(fmi_optim *o, const fmi_settings *s, int64_t step, double progress, double lr,
                    const fm_step_state *state);
+/* The model's weights = the average (where one is kept) or the masters again. */
+void fmi_optim_show(fmi_optim *o, bool average);
 
 #endif

@@ -14,7 +14,10 @@ fmi_step_opts fmi_run_step_opts(const fmi_settings *s, const fm_config *c)
     int64_t micro = s->train_micro / s->data_seq;
     return (fmi_step_opts){ .rows_max = fmi_schedule_rows_max(s), .micro_rows = micro < 1 ? 1 : micro,
                             .T = s->data_seq, .mtp = c->num_nextn_predict_layers > 0,
-                            .muon = !strcmp(s->train_optimizer, "muon"), .recompute = s->train_recompute };
+                            .muon = !strcmp(s->train_optimizer, "muon"), .recompute = s->train_recompute,
+                            .ademamix = !strcmp(s->train_optimizer, "ademamix"),
+                            .soap = strcmp(s->train_optimizer, "soap") ? 0 : s->train_soap_side,
+                            .grokfast = s->train_grokfast_lamb > 0, .ema = s->train_ema > 0 };
 }
 
 /* Tokens a second of forward and backward, on the first rows of the data; changes nothing. */

@@ -160,6 +160,7 @@ static fm_status one_step(fm_trainer *t, const fm_train_hooks *hooks, fm_err *er
                        .gamma = fmi_schedule_gamma(s, p0), .mtp_weight = fmi_schedule_mtp(s, p0) };
     double p1 = fmi_progress(&h, t->r.step + 1, t->r.tokens + in.rows * s->data_seq);
     in.lr = fmi_schedule_lr(s, p0, p1);
+    in.progress = p1;
     double began = fmi_clock_s(), before = t->r.seconds;
     fmi_step_out out;
     fm_status st = fmi_step_run(t->st, &t->feed, s, &in, &out, err);

@@ -31,6 +31,14 @@ static fm_status fill(fm_trainer *t, const char *tmp, fm_err *err)
 {
     fmi_checkpoint_opts o = { .tokenizer_dir = t->tok_dir };
     fm_status st = fmi_checkpoint_write(t->m, tmp, t->m->dt, &o, err);
+    if (!st && t->st->optim->parts.ema) {
+        char *ema = fmi_path_join(tmp, "ema");
+        st = ema ? fmi_dir_make(ema, err) : FM_FAIL(err, FM_E_NOMEM, "%s", tmp);
+        fmi_optim_show(t->st->optim, true);
+        if (!st) st = fmi_checkpoint_write(t->m, ema, t->m->dt, &o, err);
+        fmi_optim_show(t->st->optim, false);
+        fmi_free(ema);
+    }
     return st ? st : fmi_state_write(tmp, t->st, &t->window, &t->r, err);
 }
 

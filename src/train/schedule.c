@@ -71,6 +71,23 @@ double fmi_schedule_mtp(const fmi_settings *s, double p)
     return p < s->mtp_weight_switch ? s->mtp_weight : s->mtp_weight_end;
 }
 
+static double slow_start(const fmi_settings *s, double p)
+{
+    return p < s->train_ademamix_warmup ? p / s->train_ademamix_warmup : 1;
+}
+
+double fmi_schedule_alpha(const fmi_settings *s, double p)
+{
+    return s->train_ademamix_alpha * slow_start(s, p);
+}
+
+double fmi_schedule_beta3(const fmi_settings *s, double p)
+{
+    double x = slow_start(s, p), end = s->train_ademamix_beta3;
+    double l1 = log(fmax(s->train_beta1, 1e-8)), l3 = log(fmax(end, 1e-8));
+    return x < 1 ? fmin(exp(l1 * l3 / ((1 - x) * l3 + x * l1)), end) : end;
+}
+
 bool fmi_schedule_crosses(int64_t n, double p0, double p1)
 {
     return n > 0 && floor(p1 * (double)n + 1e-9) > floor(p0 * (double)n + 1e-9);
@@ -114,5 +131,7 @@ void fmi_settings_resolve(fmi_settings *s, double flops_per_token, fmi_horizon *
     }
     if (s->balance_gamma_end == FMI_AUTO_REAL)
         s->balance_gamma_end = strcmp(s->train_schedule, "v3") ? 1 : 14.3 / 14.8;
+    if (s->train_ademamix_beta3 == FMI_AUTO_REAL)
+        s->train_ademamix_beta3 = clamp(1 - 10 / steps, 0.99, 0.9999);
     if (s->balance_alpha == FMI_AUTO_REAL) s->balance_alpha = clamp(2 / steps, 1e-4, 5e-3);
 }

@@ -15,7 +15,8 @@
  *   scores within the run. It is 0 from gamma_end on (V3's schedule; other runs keep it to the end) and, when
  *   gamma_decay < 1, falls linearly to a twentieth before that.
  *   alpha = 2 / steps, from 1e-4 (V3's) to 0.005: the sign update balances the median step; what a bursty
- *   text adds to the sum over steps is for the sequence balance loss to even out. */
+ *   text adds to the sum over steps is for the sequence balance loss to even out.
+ *   ademamix_beta3 = 1 - 10 / steps, from 0.99 to 0.9999 (the paper's): a memory of a tenth of the run. */
 #ifndef FM_TRAIN_SCHEDULE_H
 #define FM_TRAIN_SCHEDULE_H
 
@@ -33,6 +34,10 @@ int64_t fmi_schedule_rows(const fmi_settings *s, double p);      /* packed rows 
 int64_t fmi_schedule_rows_max(const fmi_settings *s);
 double fmi_schedule_gamma(const fmi_settings *s, double p);
 double fmi_schedule_mtp(const fmi_settings *s, double p);
+/* AdEMAMix's weight and decay of the slow average in the step that ends at p: the weight rises linearly,
+ * the decay from beta1 so that its half-life does (Pagliardini et al. 2024, section 3). */
+double fmi_schedule_alpha(const fmi_settings *s, double p);
+double fmi_schedule_beta3(const fmi_settings *s, double p);
 
 /* Whether event i of n (at progress i/n, i = 1..n) falls into (p0, p1]. */
 bool fmi_schedule_crosses(int64_t n, double p0, double p1);

@@ -36,6 +36,15 @@
     X(REAL, train, beta2, 0.95, 0, 0.9999999)                                                    \
     X(REAL, train, eps, 1e-8, 0, 1)                                                              \
     X(REAL, train, momentum, 0.95, 0, 0.9999999)  /* Muon's                                     */ \
+    X(REAL, train, ademamix_alpha, 5, 0, 1000)    /* weight of AdEMAMix's slow average          */ \
+    X(REAL, train, ademamix_beta3, FMI_AUTO_REAL, 0, 0.99999999) /* its decay                   */ \
+    X(REAL, train, ademamix_warmup, 1, 0, 1)      /* fraction of the run over which both rise   */ \
+    X(REAL, train, grokfast_alpha, 0.98, 0, 0.9999999) /* decay of the gradients' average      */ \
+    X(REAL, train, grokfast_lamb, 0, 0, 1000)     /* its weight, added to the gradient; 0: off  */ \
+    X(REAL, train, ema, 0, 0, 0.99999999)         /* decay of the weights' average; 0: none     */ \
+    X(INT, train, soap_every, 10, 1, 1000000)     /* steps between SOAP's bases                 */ \
+    X(INT, train, soap_first, 1, 1, 10000)        /* power iterations of the first basis        */ \
+    X(INT, train, soap_side, 1024, 1, 1 << 20)    /* longer sides have no basis                 */ \
     X(REAL, train, weight_decay, 0.1, 0, 100)                                                    \
     X(REAL, train, clip, 1.0, 0, 1e30)            /* 0: no clipping                             */ \
     X(BOOL, train, recompute, 0, 0, 1)            /* activations again in the backward pass     */ \
@@ -61,7 +70,7 @@
     X(run, precision, "bf16", "bf16|f32")                     \
     X(data, dir, "", "")                                      \
     X(data, val, "", "")                                      \
-    X(train, optimizer, "muon", "muon|adamw")                 \
+    X(train, optimizer, "muon", "muon|adamw|ademamix|soap")   \
     X(train, schedule, "wsd", "wsd|cosine|v3|constant")
 
 #define FMI_KIND_INT int64_t

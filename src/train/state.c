@@ -9,36 +9,47 @@
 #include "io/hash.h"
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "train/muon.h"
 
 #define STAGE_BYTES ((size_t)4 << 20)
 #define NAME_BYTES (FM_NAME_MAX + 16)
 
-enum { ARRAY_MASTER, ARRAY_M, ARRAY_V, N_ARRAYS };
-static const char *const array_names[N_ARRAYS] = { "master", "m", "v" };
-
-static void *array_of(const fmi_optim *o, int a)
-{
-    return a == ARRAY_MASTER ? o->master : a == ARRAY_M ? o->mom : o->var;
-}
+enum { N_ARRAYS = FMI_FLATS + 4 };
+static const char *const array_names[N_ARRAYS] = { "master", "m", "v", "slow", "filter", "ema",
+                                                   "left", "left_basis", "right", "right_basis" };
 
 /* One tensor of optimizer.safetensors. */
 typedef struct entry {
     char name[NAME_BYTES];
     int array, seg;
+    void *dev;
+    int64_t n, side; /* side > 0: SOAP's, [side, side] */
 } entry;
 
-/* Lists the tensors; Muon's matrices have no second moment. */
+/* Array a of segment s; dev NULL when there is none. Muon's matrices have no second moment. */
+static void place(const fmi_optim *o, int a, int s, entry *e)
+{
+    const fm_segment *g = &o->host_segs[s];
+    *e = (entry){ .array = a, .seg = s, .n = g->n };
+    if (a >= FMI_FLATS) e->dev = fmi_soap_state(o, o->param_of[s], a - FMI_FLATS, &e->side);
+    else if (o->flat[a] && !(a == FMI_V && g->skip && o->parts.muon))
+        e->dev = (char *)o->flat[a] + (size_t)g->offset * sizeof(float);
+    if (e->side) e->n = e->side * e->side;
+}
+
+/* Lists the tensors. */
 static int list_entries(const fmi_optim *o, entry *out)
 {
     int n = 0;
+    entry e;
     for (int a = 0; a < N_ARRAYS; a++)
         for (int s = 0; s < o->n_segs; s++) {
-            if (a == ARRAY_V && o->host_segs[s].skip) continue;
+            place(o, a, s, &e);
+            if (!e.dev) continue;
             if (out) {
-                snprintf(out[n].name, NAME_BYTES, "%s.%s", array_names[a],
+                snprintf(e.name, NAME_BYTES, "%s.%s", array_names[a],
                          o->m->lay.params[o->param_of[s]].name);
-                out[n].array = a;
-                out[n].seg = s;
+                out[n] = e;
             }
             n++;
         }
@@ -51,19 +62,17 @@ static void fill_spec(const fmi_optim *o, const entry *e, fmi_st_spec *s)
     s->name = e->name;
     s->dtype = FM_DTYPE_F32;
     s->rank = p->cols == 1 && p->kind == FM_PARAM_NORM ? 1 : 2;
-    s->dims[0] = p->rows;
-    s->dims[1] = p->cols;
+    s->dims[0] = e->side ? e->side : p->rows;
+    s->dims[1] = e->side ? e->side : p->cols;
 }
 
 static fm_status write_entry(fmi_st_writer *w, const fmi_optim *o, const entry *e, char *stage, fm_err *err)
 {
-    const fm_segment *s = &o->host_segs[e->seg];
-    const char *dev = (const char *)array_of(o, e->array) + (size_t)s->offset * sizeof(float);
-    size_t bytes = (size_t)s->n * sizeof(float);
+    size_t bytes = (size_t)e->n * sizeof(float);
     fm_status st = FM_OK;
     for (size_t at = 0; at < bytes && !st; at += STAGE_BYTES) {
         size_t k = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
-        st = fm_read(o->m->x, stage, dev + at, k, err);
+        st = fm_read(o->m->x, stage, (const char *)e->dev + at, k, err);
         if (!st) st = fmi_st_writer_write(w, e->name, stage, k, err);
     }
     return st;
@@ -171,6 +180,7 @@ fm_status fmi_state_write(const char *dir, const fmi_stepper *t, const fmi_load_
     if (!st) st = write_state(state, w, r, err);
     if (!st) st = hash_dir(dir, "", j, err);
     if (!st) st = hash_dir(dir, "trainer", j, err);
+    if (!st && t->optim->parts.ema) st = hash_dir(dir, "ema", j, err);
     if (!st) st = fmi_json_write(hashes, j, err);
     json_decref(j);
     fmi_free(sub);
@@ -288,12 +298,10 @@ static fm_status read_entry(const fm_tensors *f, fmi_optim *o, const entry *e, f
     if (info->dtype != FM_DTYPE_F32)
         return FM_FAIL(err, FM_E_SHAPE, "%s: %s: expected F32, found %s", fm_tensors_path(f), e->name,
                        info->dtype_name);
-    const fm_segment *s = &o->host_segs[e->seg];
     memcpy(stage, info->data, info->bytes); /* the mapping need not be aligned */
     fm_tensors_advise(f, info, FMI_ADVICE_DONE);
-    char *dev = (char *)array_of(o, e->array) + (size_t)s->offset * sizeof(float);
-    st = fm_write(o->m->x, dev, stage, info->bytes, err);
-    if (!st && e->array == ARRAY_MASTER) st = fmi_param_write(o->m, o->param_of[e->seg], stage, err);
+    st = fm_write(o->m->x, e->dev, stage, info->bytes, err);
+    if (!st && e->array == FMI_MASTER) st = fmi_param_write(o->m, o->param_of[e->seg], stage, err);
     return st;
 }
 
@@ -304,12 +312,12 @@ static fm_status read_tensors(const char *path, fmi_optim *o, fmi_load_window *w
     if (st) return st;
     int n = list_entries(o, NULL);
     int64_t most = 1;
-    for (int s = 0; s < o->n_segs; s++)
-        if (o->host_segs[s].n > most) most = o->host_segs[s].n;
     entry *e = fmi_zalloc((size_t)n * sizeof *e);
+    if (e) list_entries(o, e);
+    for (int i = 0; i < n && e; i++)
+        if (e[i].n > most) most = e[i].n;
     float *stage = fmi_alloc((size_t)most * sizeof *stage);
     if (!e || !stage) st = FM_FAIL(err, FM_E_NOMEM, "%s", path);
-    if (!st) list_entries(o, e);
     for (int i = 0; i < n && !st; i++) st = read_entry(f, o, &e[i], stage, err);
     if (!st && w->experts > 0) {
         const int64_t dims[3] = { FMI_BALANCE_WINDOW, w->layers, w->experts };

@@ -1,6 +1,8 @@
 /* What a run needs besides the model to go on bit for bit, in checkpoints/<step>/trainer/:
- *   optimizer.safetensors   master.<name>, m.<name>, v.<name> F32 (v not for Muon's matrices); loads I32
- *                           [50, layers, experts]
+ *   optimizer.safetensors   master.<name>, m.<name>, v.<name> F32 (v not for Muon's matrices),
+ *                           slow.<name> (AdEMAMix), filter.<name> (Grokfast), ema.<name>;
+ *                           left.<name>, left_basis.<name>, right.., right_basis.. (SOAP);
+ *                           loads I32 [50, layers, experts]
  *   state.json              format and numerics version, counters, the feed's position, the best so far,
  *                           offsets of metrics.jsonl and samples.txt
  *   hashes.json             XXH64 of every other file of the checkpoint, in hexadecimal

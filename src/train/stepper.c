@@ -80,6 +80,12 @@ static fm_status alloc_device(fmi_stepper *t, fm_err *err)
     return st;
 }
 
+static fmi_optim_parts parts(const fmi_step_opts *o)
+{
+    return (fmi_optim_parts){ .muon = o->muon, .ademamix = o->ademamix, .grokfast = o->grokfast,
+                              .ema = o->ema, .soap = o->soap };
+}
+
 fm_status fmi_stepper_new(fm_model *m, const fmi_step_opts *o, fmi_stepper **out, fm_err *err)
 {
     FM_ASSERT(o->rows_max >= 1 && o->micro_rows >= 1 && !m->absorbed);
@@ -102,7 +108,7 @@ fm_status fmi_stepper_new(fm_model *m, const fmi_step_opts *o, fmi_stepper **out
     fm_acts_opts ao = acts_opts(&m->cfg, &t->o);
     if (!st) st = fmi_acts_new(m, &ao, &t->acts, err);
     if (!st) st = fmi_grads_new(m, &t->grads, err);
-    if (!st) st = fmi_optim_new(m, t->grads, o->muon, &t->optim, err);
+    if (!st) st = fmi_optim_new(m, t->grads, parts(o), &t->optim, err);
     if (!st) st = alloc_device(t, err);
     if (st) {
         fmi_stepper_free(t);
@@ -145,7 +151,7 @@ fm_status fmi_stepper_plan(const fm_config *c, fm_dtype dt, const fmi_step_opts 
     fm_acts_opts ao = acts_opts(c, &t.o);
     out->activations = fmi_acts_bytes(c, dt, &ao);
     out->gradients = (size_t)n * F;
-    out->optimizer = fmi_optim_bytes(&lay, n, dt, o->muon);
+    out->optimizer = fmi_optim_bytes(&lay, n, dt, parts(o));
     out->batch = (size_t)fmi_count_batch_bytes(c, dt, t.o.micro_rows * t.o.T, t.n_micro_max) +
                  2 * t.stats_bytes;
     fmi_layout_free(&lay);
@@ -275,8 +281,8 @@ fm_status fmi_step_run(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, co
     fm_step_state *state = (fm_step_state *)(void *)t->dev_stats;
     fm_status st = run_gradients(t, feed, s, in->rows, in->mtp_weight, out, err);
     if (st) return st;
-    fmi_optim_norm(t->optim, loss_at(t, 0), n_losses(t), s->train_clip, state);
-    fmi_optim_run(t->optim, s, in->step, in->lr, state);
+    fmi_optim_norm(t->optim, s, in->step, loss_at(t, 0), n_losses(t), state);
+    fmi_optim_run(t->optim, s, in->step, in->progress, in->lr, state);
     update_balance(t, in->gamma, s->balance_center, state);
     st = fm_read(t->m->x, t->host_stats, t->dev_stats, t->stats_bytes, err);
     if (st) return st;
@@ -301,7 +307,7 @@ fm_status fmi_step_probe(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, 
     return st ? st : fm_sync(t->m->x, err);
 }
 
-fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_err *err)
+static fm_status evaluate(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_err *err)
 {
     fm_model *m = t->m;
     out->n_target = 0;
@@ -326,4 +332,12 @@ fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_er
     if (st) return st;
     out->nats = (double)sum;
     return FM_OK;
+}
+
+fm_status fmi_step_eval(fmi_stepper *t, fmi_feed *feed, fmi_eval_out *out, fm_err *err)
+{
+    fmi_optim_show(t->optim, true);
+    fm_status st = evaluate(t, feed, out, err);
+    fmi_optim_show(t->optim, false);
+    return st;
 }

@@ -17,7 +17,9 @@ typedef struct fmi_step_opts {
     int64_t rows_max;     /* packed rows of the largest step */
     int64_t micro_rows;   /* packed rows of a micro-batch    */
     int64_t T;
-    bool mtp, muon, recompute;
+    bool mtp, recompute;
+    bool muon, ademamix, grokfast, ema; /* fmi_optim_parts */
+    int64_t soap;
 } fmi_step_opts;
 
 typedef struct fmi_stepper {
@@ -44,6 +46,7 @@ typedef struct fmi_step_in {
     int64_t step;         /* from 1 */
     int64_t rows;
     double lr, gamma, mtp_weight;
+    double progress;      /* of the run, at the step's end */
 } fmi_step_in;
 
 typedef struct fmi_step_out {
@@ -73,7 +76,8 @@ fm_status fmi_step_run(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, co
  * router bias stay; the feed is the caller's to rewind. */
 fm_status fmi_step_probe(fmi_stepper *t, fmi_feed *feed, const fmi_settings *s, int64_t rows, fm_err *err);
 
-/* Sum of the loss in nats over every next token of a `once` feed. */
+/* Sum of the loss in nats over every next token of a `once` feed, by the average of the weights where
+ * one is kept. */
 typedef struct fmi_eval_out {
     double nats;
     int64_t n_target;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The peak that --dry-run predicts against the largest resident size of the same run (peak_bytes of --json, VmHWM): five
+# The peak that --dry-run predicts against the largest resident size of the same run (peak_bytes of --json, VmHWM): six
 # runs of other sizes, precisions, optimizers and micro-batches, each within 5%. `fathom plan` agrees with --dry-run to 5%;
 # its figure for use agrees with a generation in f32 and bounds one in bf16. Shards are made first: what is measured is training, not the tokenizer's.
 . tests/cli/lib
@@ -39,6 +39,10 @@ run 'nano, f32, recompute' $nano --precision f32 --set train.recompute=true
 again
 run 'micro of 3 layers, rows of 256' --data "$dir/data4096" --preset micro --steps 1 --seq 256 --set train.batch=2048 \
     --set train.micro=2048 --set model.num_hidden_layers=3
+again
+# shellcheck disable=SC2086
+run 'nano, bf16, SOAP, Grokfast, EMA' $nano --set train.optimizer=soap --set train.soap_first=1 --set train.grokfast_lamb=2 \
+    --set train.ema=0.9
 again
 # shellcheck disable=SC2086
 run 'nano, bf16, AdamW' $nano --set train.optimizer=adamw

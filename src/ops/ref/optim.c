@@ -1,8 +1,11 @@
-/* Reference optimizer operators: gradient norm, AdamW, Muon. F64 stands for double masters. */
+/* Reference optimizer operators: gradient norm, AdamW, AdEMAMix, averages, Muon, SOAP. F64 stands for
+ * double masters. */
 #include "ops/ref/ref.h"
 
 #define REF_REAL_ONLY
 #define REF_BODY "ops/ref/optim.inc"
+#include "ops/ref/instances.h"
+#define REF_BODY "ops/ref/soap.inc"
 #include "ops/ref/instances.h"
 
 /* bf16 activations keep float masters; complex has no optimizer. */
@@ -39,12 +42,31 @@ REF_OP(grad_norm)
     return FM_OK;
 }
 
-REF_OP(adamw)
+REF_OP(ademamix)
 {
     int64_t n = 0;
     if (a->state->bad) return FM_OK;
     for (int i = 0; i < a->n_segs; i++) n += a->segs[i].n;
-    return ref_run_dt(k, a->dt, REAL_VERSIONS(adamw), a, n);
+    return ref_run_dt(k, a->dt, REAL_VERSIONS(ademamix), a, n);
+}
+
+REF_OP(adamw)
+{
+    const fm_ademamix_args b = {.master = a->master, .grad = a->grad, .m = a->m, .v = a->v,
+                                .segs = a->segs, .state = a->state, .n_segs = a->n_segs,
+                                .step = a->step, .lr = a->lr, .beta1 = a->beta1, .beta2 = a->beta2,
+                                .eps = a->eps, .weight_decay = a->weight_decay, .dt = a->dt};
+    return ref_ademamix(k, &b);
+}
+
+REF_OP(ema)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(ema), a, a->n);
+}
+
+REF_OP(put_weights)
+{
+    return ref_run_dt(k, a->dt, REAL_VERSIONS(put_weights), a, a->n_segs);
 }
 
 REF_OP(muon_momentum)
@@ -67,4 +89,19 @@ REF_OP(muon_apply)
 {
     if (a->state->bad) return FM_OK;
     return ref_run_dt(k, a->dt, REAL_VERSIONS(muon_apply), a, a->rows);
+}
+
+REF_OP(soap_moment)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_moment), a, a->n);
+}
+
+REF_OP(soap_adam)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_adam), a, a->n);
+}
+
+REF_OP(soap_basis)
+{
+    return a->state->bad ? FM_OK : ref_run_dt(k, a->dt, REAL_VERSIONS(soap_basis), a, a->batch);
 }
