@@ -116,7 +116,4 @@ void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, i
 void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la, int wg, int wu, int wd,
                    int64_t T, const void *dy, void *dn);
 
-/* RANGE unless every id is in the vocabulary and the rows fit the rotary tables. */
-fm_status fmi_check_ids(const fm_model *m, const int32_t *ids, int64_t rows, int64_t T, fm_err *err);
-
 #endif

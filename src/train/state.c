@@ -265,8 +265,10 @@ static fm_status read_state(const char *path, fmi_load_window *w, fmi_run_state 
                      FMI_STATE_FORMAT);
     if (!st) st = fmi_json_get_int(j, path, "numerics", &numerics, err);
     if (!st && numerics != FMI_NUMERICS)
-        fmi_log(1, "%s: numerics %lld, this program computes by %d: bits will differ from an unbroken run", path,
-                (long long)numerics, FMI_NUMERICS);
+        fmi_log(
+            1,
+            "%s: numerics %lld, this program computes by %d: bits will differ from an unbroken run",
+            path, (long long)numerics, FMI_NUMERICS);
     if (!st) st = fmi_json_get_int(j, path, "step", &r->step, err);
     if (!st) st = fmi_json_get_int(j, path, "tokens", &r->tokens, err);
     if (!st) st = fmi_json_get_double(j, path, "seconds", &r->seconds, err);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "io/safetensors.h"
-#include "model/internal.h"
+#include "bench/report.h"
 
 #define REPORT_GAMMA 0.001f
 #define REPORT_ALPHA 1e-4
@@ -84,7 +84,7 @@ static fm_status grad_batch(gradrun *r, const int32_t *ids, fm_batch *b, fm_err 
 static void sum_loss(gradrun *r, int slot, int64_t valid)
 {
     fm_dtype F = fmi_full_dtype(r->m->dt);
-    fm_op_sum(r->m->x, &(fm_sum_args){.x = r->loss_rows, .out = fmi_at(r->losses, slot, F), .n = r->n,
+    fm_op_sum(r->m->x, &(fm_sum_args){.x = r->loss_rows, .out = report_at(r->losses, slot, F), .n = r->n,
                                       .scale = 1.0 / (double)valid, .dt = F});
 }
 
@@ -97,7 +97,7 @@ static void balance_only(gradrun *r)
         if (m->lay.layers[i].moe)
             fm_op_seq_balance(m->x, &(fm_seq_balance_args){
                                         .score = r->acts->layer[i].score, .f = r->acts->layer[i].balance_f,
-                                        .loss = fmi_at(r->losses, 2 + i, F), .T = r->n, .L = r->T,
+                                        .loss = report_at(r->losses, 2 + i, F), .T = r->n, .L = r->T,
                                         .E = m->cfg.n_routed_experts, .K = m->cfg.num_experts_per_tok,
                                         .balance_scale = REPORT_ALPHA / (double)r->rows, .dt = F});
 }
@@ -110,7 +110,7 @@ static void grad_run(gradrun *r, fm_batch b)
     const int32_t *target = r->dev + TARGET * r->n, *target2 = r->dev + TARGET2 * r->n;
     bool mtp = fm_model_has_mtp(m) && valid2 > 0;
     fm_backward_opts bo = {.balance_scale = r->o.seq_balance / (double)r->rows,
-                           .balance_loss = fmi_at(r->losses, 2, F)};
+                           .balance_loss = report_at(r->losses, 2, F)};
     fm_batch next = b;
     next.ids = r->dev + NEXT * r->n;
     fmi_grads_zero(r->g);

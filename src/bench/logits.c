@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "io/safetensors.h"
-#include "model/internal.h"
+#include "bench/report.h"
 
 typedef struct report {
     fm_model *m;
