@@ -46,6 +46,7 @@ typedef struct fm_shape {
     int64_t kv_elements_mha;              /* the same kept as expanded keys and values */
     int64_t length;                       /* of the row the next figures are means over */
     double flops_forward, flops_mtp, flops_training, flops_decode;
+    double flops_m, flops_6n;             /* training without embedding, head, MTP: DeepSeek LLM's M; 6 N */
     int layers, mtp_layers, max_positions;
 } fm_shape;
 /* length: tokens of a row, for the attention's share; 0: 4096 or the longest the model takes. */

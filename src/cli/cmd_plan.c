@@ -110,6 +110,8 @@ static void print_text(const job *j, const result *r)
     printf("FLOPs       %s a token training, %s forward, %s for the MTP module (rows of %lld)\n",
            cli_count(s->flops_training, &a), cli_count(s->flops_forward, &b),
            cli_count(s->flops_mtp, &c), (long long)s->length);
+    printf("            without embedding and head: M %s a token (DeepSeek LLM's count), 6N %s\n",
+           cli_count(s->flops_m, &a), cli_count(s->flops_6n, &b));
     printf("latent KV   %lld bytes a token in bf16\n", (long long)s->kv_bytes_bf16);
     printf(
         "\n%s, micro-batch of %lld tokens in rows of %lld; use: %lld x %lld tokens, "
@@ -152,8 +154,9 @@ static void print_json(const job *j, const result *r)
     printf(
         ", \"flops_per_token\": {\"length\": %lld, \"forward\": %.0f, \"mtp\": %.0f, "
         "\"training\": %.0f, "
-        "\"decode\": %.0f}",
-        (long long)s->length, s->flops_forward, s->flops_mtp, s->flops_training, s->flops_decode);
+        "\"decode\": %.0f, \"m\": %.0f, \"six_n\": %.0f}",
+        (long long)s->length, s->flops_forward, s->flops_mtp, s->flops_training, s->flops_decode, s->flops_m,
+        s->flops_6n);
     printf(", \"kv_bytes_per_token\": {\"f32\": %lld, \"bf16\": %lld}",
            4 * (long long)s->kv_elements, (long long)s->kv_bytes_bf16);
     json_memory("training", &r->training, r);

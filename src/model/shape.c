@@ -133,6 +133,8 @@ fm_status fmi_shape_fill(const fm_config *c, int64_t length, fm_shape *out, fm_e
     s.flops_mtp = f.mtp;
     s.flops_training = f.training;
     s.flops_decode = f.decode;
+    s.flops_m = 3 * (f.forward - f.head);
+    s.flops_6n = 6 * (double)(n.active_no_embed - (int64_t)c->vocab_size * c->hidden_size);
     s.layers = c->num_hidden_layers;
     s.mtp_layers = c->num_nextn_predict_layers;
     s.max_positions = c->max_position_embeddings;

@@ -63,4 +63,7 @@ listing "$m" >"$dir/after"
 cmp "$dir/before" "$dir/after" || fail "a refused init changed the directory"
 ok init --preset pico --out "$dir/never" --dry-run
 [ ! -e "$dir/never" ] || fail "--dry-run wrote something"
+# 3 x (forward - head) and 6 x (active - embedding - head), by hand: 3 x (10471296 - 2 x 256 x 4096), 6 x (4747536 - 256 x 4096)
+ok plan --preset nano --json
+grep -q '"forward": 10471296.*"m": 25122432, "six_n": 22193760' "$dir/out" || fail "plan: M or 6N of nano: $(head -c 400 "$dir/out")"
 echo "init_inspect.sh: passed"
