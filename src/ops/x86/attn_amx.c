@@ -7,31 +7,21 @@
 #pragma GCC target("avx512bf16")
 #include <immintrin.h>
 
+#include "ops/x86/gemm_x86.h"
 #include "ops/x86/v16.h"
 #include "ops/x86/x86.h"
 
 #define ATTN_AMX
 #include "ops/x86/tile_mm.inc"
 
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
 static inline void tiles_enter(void)
 {
-    tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        c.row_bytes[i] = 64;
-        c.rows[i] = 16;
-    }
-    _tile_loadconfig(&c);
+    fmi_tiles_configure_amx();
 }
 
 static inline void tiles_leave(void)
 {
-    _tile_release();
+    fmi_tiles_release_amx();
 }
 
 /* C tiles 0..3 of a 2 x 2 block; `two_r`, `two_l`: whether the second row and lane tile exist. */
