@@ -10,11 +10,9 @@ static void issue_block(fmi_engine *e, int64_t row, int64_t n, const int32_t *ta
     const char *h = e->acts->h;
     fmi_logits(e->m, e->acts, h + (size_t)(row * c->hidden_size) * fm_dtype_bytes(e->m->dt), NULL,
                n, e->acts->logits);
-    fm_op_lse(e->x, &(fm_lse_args){.logits = e->acts->logits, .lse = e->acts->lse, .T = n, .W = W,
-                                   .ld = W, .dt = e->m->dt});
-    fm_op_xent(e->x, &(fm_xent_args){.logits = e->acts->logits, .lse = e->acts->lse,
-                                     .target = target + row, .loss = e->dev_out + row, .T = n,
-                                     .W = W, .ld = W, .ldd = W, .dt = e->m->dt});
+    fm_op_xent(e->x, &(fm_xent_args){.logits = e->acts->logits, .target = target + row,
+                                     .loss = e->dev_out + row, .T = n, .W = W, .ld = W, .ldd = W,
+                                     .dt = e->m->dt});
 }
 
 /* Forwards rows len..len+T-1; scores those whose next token is `first` or later. */

@@ -183,7 +183,6 @@ static void plan_ends(planner *p, fm_acts *a, const fm_acts_opts *o)
     a->logit_block = o->logit_rows;
     if (o->backward) a->logit_block = smaller(LOGIT_BLOCK / c->vocab_size + 1, o->logit_rows);
     a->logits = take(p, a->logit_block * c->vocab_size, p->F);
-    a->lse = take(p, a->logit_block, p->F);
 }
 
 /* Fills a (layer array of n entries and tmp already there) from the arena; base NULL measures. */

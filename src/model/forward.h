@@ -100,7 +100,6 @@ typedef struct fm_acts {
     void *mtp_rstd;              /* [T] F */
     int64_t logit_block;         /* rows below: logit_rows, for training fewer */
     void *logits;                /* [logit_block, W] F */
-    void *lse;                   /* [logit_block] F */
     struct fm_temp *tmp;         /* transients, acts.c */
     void *arena;                 /* device block everything above is carved from */
     size_t bytes;
