@@ -150,7 +150,7 @@ static void test_exact_size_and_order(void **state)
         assert_int_equal(fm_tokenizer_bos(t), 0);
         assert_int_equal(fm_tokenizer_eos(t), 1);
         assert_int_equal(fm_tokenizer_pad(t), 2);
-        assert_true(k < 3 || r.n_placeholders > 0);
+        assert_true(k < 3 || r.n_spare > 0);
         for (int32_t id = 0; id < sizes[k]; id++) { /* no holes */
             size_t n;
             assert_non_null(fm_tokenizer_token_bytes(t, id, &n));

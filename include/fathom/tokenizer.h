@@ -6,6 +6,7 @@
 #ifndef FATHOM_TOKENIZER_H
 #define FATHOM_TOKENIZER_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -30,6 +31,8 @@ typedef struct fm_text {
 
 fm_status fm_ids_push(fm_ids *ids, int32_t id, fm_err *err);
 fm_status fm_text_push(fm_text *text, const void *bytes, size_t n, fm_err *err);
+/* Appends what vprintf would write, whole. */
+fm_status fm_text_vprintf(fm_text *text, fm_err *err, const char *fmt, va_list ap);
 void fm_ids_deinit(fm_ids *ids);
 void fm_text_deinit(fm_text *text);
 
@@ -103,7 +106,7 @@ fm_status fm_detok_flush(fm_detok *d, fm_text *out, fm_err *err); /* at the end 
 
 /* Training. Byte-level BPE with DeepSeek-V3's three splits, digits singly; ids 0, 1, 2 are begin of
  * sentence, end of sentence and pad; the marks of the chat formats come last. The vocabulary has
- * exactly vocab_size tokens; where the text yields too few merges, placeholders fill it up. The
+ * exactly vocab_size tokens; where the text yields too few merges, spare tokens fill it up. The
  * same documents in any order give the same file. */
 typedef struct fm_bpe_trainer fm_bpe_trainer;
 
@@ -112,7 +115,7 @@ typedef struct fm_bpe_report {
     int64_t n_bytes;        /* of text counted               */
     int64_t n_pieces;       /* different pre-token pieces    */
     int32_t n_merges;
-    int32_t n_placeholders; /* ids that no merge could fill  */
+    int32_t n_spare; /* ids that no merge could fill  */
 } fm_bpe_report;
 
 #define FM_BPE_VOCAB_MIN 273 /* 256 bytes and 17 marks */

@@ -112,11 +112,11 @@ static int train(const tok_args *a, char **files, int n)
     if (fm_data_train_tokenizer((const char *const *)files, n, (int32_t)a->vocab, a->c.out, &r,
                                 &err))
         return cli_fail(NAME, "%s", err.text);
-    printf(a->c.json ? "{\"vocab\": %lld, \"merges\": %d, \"placeholders\": %d, "
+    printf(a->c.json ? "{\"vocab\": %lld, \"merges\": %d, \"spare\": %d, "
                        "\"documents\": %lld, \"bytes\": %lld}\n"
-                     : "vocabulary %lld: %d merges, %d placeholders, from %lld documents of %lld "
+                     : "vocabulary %lld: %d merges, %d spare tokens, from %lld documents of %lld "
                        "bytes\n",
-           (long long)a->vocab, r.n_merges, r.n_placeholders, (long long)r.n_documents,
+           (long long)a->vocab, r.n_merges, r.n_spare, (long long)r.n_documents,
            (long long)r.n_bytes);
     return CLI_DONE;
 }

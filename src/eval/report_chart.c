@@ -18,13 +18,11 @@
 
 fm_status fmi_report_add(fm_text *page, fm_err *err, const char *fmt, ...)
 {
-    char buf[2048];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(buf, sizeof buf, fmt, ap);
+    fm_status st = fm_text_vprintf(page, err, fmt, ap);
     va_end(ap);
-    if (n < 0 || n >= (int)sizeof buf) return FM_FAIL(err, FM_E_RANGE, "report: a piece of text is too long");
-    return fm_text_push(page, buf, (size_t)n, err);
+    return st;
 }
 
 fm_status fmi_report_escaped(fm_text *page, const char *s, fm_err *err)

@@ -155,22 +155,11 @@ static fm_status collect(const fmi_study *s, const char *arm, pair *p, int *n, i
 static bool add(fm_text *t, const char *fmt, ...) FMI_PRINTF(2, 3);
 static bool add(fm_text *t, const char *fmt, ...)
 {
-    char line[1024];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(line, sizeof line, fmt, ap);
+    fm_status st = fm_text_vprintf(t, NULL, fmt, ap);
     va_end(ap);
-    if (n < 0 || (size_t)n >= sizeof line) return false;
-    if (t->n + (size_t)n + 1 > t->cap) {
-        size_t cap = 2 * (t->n + (size_t)n) + 1024;
-        char *p = fmi_realloc(t->data, cap);
-        if (!p) return false;
-        t->data = p;
-        t->cap = cap;
-    }
-    memcpy(t->data + t->n, line, (size_t)n + 1);
-    t->n += (size_t)n;
-    return true;
+    return !st;
 }
 
 static const char *show(interval v, bool ratio, char *buf, size_t cap)

@@ -18,14 +18,10 @@ typedef struct page {
 static void put(page *p, const char *fmt, ...) FMI_PRINTF(2, 3);
 static void put(page *p, const char *fmt, ...)
 {
-    char line[1024];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(line, sizeof line, fmt, ap);
+    if (!p->st) p->st = fm_text_vprintf(p->out, p->err, fmt, ap);
     va_end(ap);
-    if (n < 0) n = 0;
-    if (n >= (int)sizeof line) n = (int)sizeof line - 1;
-    if (!p->st) p->st = fm_text_push(p->out, line, (size_t)n, p->err);
 }
 
 static void head(page *p, const char *text)

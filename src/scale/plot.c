@@ -29,14 +29,10 @@ typedef struct sheet {
 static void put(sheet *s, const char *fmt, ...) FMI_PRINTF(2, 3);
 static void put(sheet *s, const char *fmt, ...)
 {
-    char line[1200];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(line, sizeof line, fmt, ap);
+    if (!s->st) s->st = fm_text_vprintf(&s->text, s->err, fmt, ap);
     va_end(ap);
-    if (n < 0) n = 0;
-    if (n >= (int)sizeof line) n = (int)sizeof line - 1;
-    if (!s->st) s->st = fm_text_push(&s->text, line, (size_t)n, s->err);
 }
 
 static fm_status save(sheet *s, const char *dir, const char *name)

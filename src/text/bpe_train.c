@@ -81,12 +81,12 @@ fm_status fm_bpe_trainer_run(fm_bpe_trainer *t, int32_t vocab_size, const char *
                        FM_BPE_VOCAB_MIN, FM_BPE_VOCAB_MAX);
     t->done = true;
     fmi_bpe_model m = {0};
-    int32_t n_placeholders = 0;
+    int32_t n_spare = 0;
     fm_status st = fmi_bpe_learn(&t->words, (size_t)(vocab_size - fmi_n_marks), &m, err);
-    if (!st) st = fmi_bpe_model_write(&m, vocab_size, dir, &n_placeholders, err);
+    if (!st) st = fmi_bpe_model_write(&m, vocab_size, dir, &n_spare, err);
     if (!st && report)
         *report = (fm_bpe_report){ t->n_documents, t->n_bytes, (int64_t)t->words.n,
-                                   (int32_t)m.n_merges, n_placeholders };
+                                   (int32_t)m.n_merges, n_spare };
     fmi_bpe_model_deinit(&m);
     return st;
 }

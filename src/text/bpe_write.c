@@ -1,7 +1,7 @@
 /* A learned vocabulary as the three files Hugging Face programs read.
  *
  * Ids: 0 begin of sentence, 1 end of sentence, 2 pad; 3..258 the bytes in order; then what merges
- * made, in order; placeholders where merges ran out; the marks of the chat formats last. As in
+ * made, in order; spare tokens where merges ran out; the marks of the chat formats last. As in
  * DeepSeek-V3's own file the three and <|EOT|> are special, the chat marks are not: they survive a
  * decode that skips special tokens. The class is PreTrainedTokenizerFast: others rebuild the
  * pre-tokenizer and lose spaces. */
@@ -81,12 +81,12 @@ static bool put_added(json_t *list, int32_t id, const char *text, bool special)
 }
 
 static fm_status fill_added(const fmi_bpe_model *m, int32_t vocab_size, json_t *added,
-                            int32_t *n_placeholders, fm_err *err)
+                            int32_t *n_spare, fm_err *err)
 {
     bool ok = true;
     for (int32_t i = 0; i < N_FIRST; i++) ok &= put_added(added, i, fmi_marks[i], true);
     int32_t id = (int32_t)m->n_tokens + N_FIRST, first_mark = vocab_size - (fmi_n_marks - N_FIRST);
-    *n_placeholders = first_mark - id;
+    *n_spare = first_mark - id;
     for (int32_t k = 0; id < first_mark && ok; id++, k++) {
         char *name = fmi_format("<" BAR "place" SEP "holder" SEP "no" SEP "%d" BAR ">", k);
         ok = name && put_added(added, id, name, true);
@@ -110,12 +110,12 @@ static json_t *byte_level(void)
 }
 
 static fm_status build(const fmi_bpe_model *m, int32_t vocab_size, json_t **out,
-                       int32_t *n_placeholders, fm_err *err)
+                       int32_t *n_spare, fm_err *err)
 {
     json_t *vocab = json_object(), *merges = json_array(), *added = json_array();
     fm_status st = vocab && merges && added ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "tokenizer.json");
     if (!st) st = fill_vocab(m, vocab, merges, err);
-    if (!st) st = fill_added(m, vocab_size, added, n_placeholders, err);
+    if (!st) st = fill_added(m, vocab_size, added, n_spare, err);
     if (st) {
         json_decref(vocab);
         json_decref(merges);
@@ -145,12 +145,12 @@ static fm_status write_json(const char *dir, const char *name, const json_t *jso
 }
 
 fm_status fmi_bpe_model_write(const fmi_bpe_model *m, int32_t vocab_size, const char *dir,
-                              int32_t *n_placeholders, fm_err *err)
+                              int32_t *n_spare, fm_err *err)
 {
     fmi_json_init();
     json_t *root = NULL;
     fm_status st = fmi_dir_make(dir, err);
-    if (!st) st = build(m, vocab_size, &root, n_placeholders, err);
+    if (!st) st = build(m, vocab_size, &root, n_spare, err);
     if (!st) st = write_json(dir, "tokenizer.json", root, err);
     json_decref(root);
     if (st) return st;

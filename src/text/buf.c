@@ -5,6 +5,7 @@
  * 68 are counted up from U+0100 in order. */
 #include "text/buf.h"
 
+#include <stdio.h>
 #include <string.h>
 
 fm_status fmi_grow(void **p, size_t *cap, size_t need, size_t size, fm_err *err)
@@ -52,6 +53,20 @@ fm_status fm_text_push(fm_text *text, const void *bytes, size_t n, fm_err *err)
     if (n) memcpy(text->data + text->n, bytes, n);
     text->n += n;
     text->data[text->n] = 0;
+    return FM_OK;
+}
+
+fm_status fm_text_vprintf(fm_text *text, fm_err *err, const char *fmt, va_list ap)
+{
+    va_list again;
+    va_copy(again, ap);
+    int n = vsnprintf(NULL, 0, fmt, again);
+    va_end(again);
+    if (n < 0) return FM_FAIL(err, FM_E_RANGE, "a text that cannot be formatted");
+    fm_status st = fmi_text_reserve(text, (size_t)n, err);
+    if (st) return st;
+    vsnprintf(text->data + text->n, (size_t)n + 1, fmt, ap);
+    text->n += (size_t)n;
     return FM_OK;
 }
 

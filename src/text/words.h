@@ -37,7 +37,7 @@ void fmi_bpe_model_deinit(fmi_bpe_model *m);
 
 /* tokenizer.json, tokenizer_config.json and chat_template.jinja of a learned model. */
 fm_status fmi_bpe_model_write(const fmi_bpe_model *m, int32_t vocab_size, const char *dir,
-                              int32_t *n_placeholders, fm_err *err);
+                              int32_t *n_spare, fm_err *err);
 
 /* Marks a trained tokenizer has beside bytes and merges: 3 at its start, the rest at its end. */
 extern const char *const fmi_marks[];
