@@ -139,14 +139,14 @@ static void test_makespan(void **state)
 static void make_queue(const char *dir, int n)
 {
     fm_err ok_err;
-    const char *states[] = {"todo", "doing", "done", "failed"};
+    const char *states[] = {"waiting", "doing", "done", "failed"};
     char path[600];
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "%s/queue/%s", dir, states[i]);
         OK(fmi_dir_make(path, &ok_err));
     }
     for (int i = 0; i < n; i++) {
-        snprintf(path, sizeof path, "%s/queue/todo/r%02d", dir, i);
+        snprintf(path, sizeof path, "%s/queue/waiting/r%02d", dir, i);
         write_text(path, "");
     }
 }
@@ -217,9 +217,9 @@ static void test_leases(void **state)
     assert_int_equal(utimensat(AT_FDCWD, foreign, old, 0), 0);
     OK(fmi_claim_take(dir, "r00", 10, &e, &got, &ok_err));
     assert_true(got && e.taken_back && e.attempts == 1 && e.crashes == 1);
-    OK(fmi_claim_end(&e, dir, FM_STUDY_TODO, &ok_err));
+    OK(fmi_claim_end(&e, dir, FM_STUDY_WAITING, &ok_err));
     OK(fmi_claim_end(&c, dir, FM_STUDY_DONE, &ok_err)); /* lost: nothing to move */
-    snprintf(path, sizeof path, "%s/queue/todo/r00", dir);
+    snprintf(path, sizeof path, "%s/queue/waiting/r00", dir);
     assert_true(fmi_path_is_file(path));
     /* A process of this host that is gone: at once, however fresh. */
     pid_t dead = fork();
@@ -230,7 +230,7 @@ static void test_leases(void **state)
     assert_false(fmi_process_gone(getpid()));
     snprintf(foreign, sizeof foreign, "%s/queue/doing/r01.%ld%s", dir, (long)dead,
              strchr(self, '.'));
-    snprintf(path, sizeof path, "%s/queue/todo/r01", dir);
+    snprintf(path, sizeof path, "%s/queue/waiting/r01", dir);
     assert_int_equal(rename(path, foreign), 0);
     OK(fmi_claim_take(dir, "r01", 1000, &e, &got, &ok_err));
     assert_true(got && e.taken_back);
@@ -378,7 +378,7 @@ static void test_points(void **state)
     set_state(dir, "-w64-s1", "done");
     set_state(dir, "-w128-s1", "failed");
     set_state(dir, "-w256-s1.77.elsewhere-00000000", "doing");
-    set_state(dir, "-w512-s1", "todo");
+    set_state(dir, "-w512-s1", "waiting");
     fmi_study *st;
     OK(fmi_study_open(dir, &st, &ok_err));
     st->run[0].loss = 3.5, st->run[0].bits_per_byte = 1.25, st->run[0].seconds = 8,
@@ -390,7 +390,7 @@ static void test_points(void **state)
     for (int i = 0; i < 4; i++) assert_int_equal(s.state[i], 1);
     assert_true(s.last.loss == 3.5 && s.last.bits_per_byte == 1.25 && s.last.attempts == 2);
     OK(fm_study_board_get(dir, &b, &ok_err));
-    assert_true(b.todo == 1 && b.doing == 1 && b.done == 1 && b.failed == 1 && b.n_lines == 1);
+    assert_true(b.waiting == 1 && b.doing == 1 && b.done == 1 && b.failed == 1 && b.n_lines == 1);
     assert_string_equal(b.line[0].worker, "77.elsewhere-00000000");
     /* Only what is done; every field a number. */
     OK(fm_study_reindex(dir, &db, &ok_err));

@@ -2,7 +2,7 @@
  * number of processes, and what came of each; and the comparison of an idea with a baseline.
  *
  * A study is a directory that may be moved: plan.json (the runs), study.ini (settings of all of
- * them), tokenizer/ and data/ (made once), queue/{todo,doing,done,failed} (one file a run),
+ * them), tokenizer/ and data/ (made once), queue/{waiting,doing,done,failed} (one file a run),
  * runs/<id>/ (run directories and result.json), points.csv and, with SQLite, index.db (both rebuilt
  * from the directories). Runs are child processes of a fathom program. docs/studies.md has the
  * rules.
@@ -23,12 +23,12 @@ extern "C" {
 #endif
 
 typedef enum fm_study_state {
-    FM_STUDY_TODO,
+    FM_STUDY_WAITING,
     FM_STUDY_DOING,
     FM_STUDY_DONE,
     FM_STUDY_FAILED
 } fm_study_state;
-const char *fm_study_state_name(fm_study_state s); /* "todo", "doing", "done", "failed" */
+const char *fm_study_state_name(fm_study_state s); /* "waiting", "doing", "done", "failed" */
 
 #define FM_STUDY_ID_MAX 64
 #define FM_STUDY_WHY_MAX 240
@@ -120,7 +120,7 @@ fm_status fm_study_design_run(const fm_study_design_opts *o, const fm_study_hook
 /* What the whole study is like at this moment, for one board. */
 #define FM_STUDY_BOARD_MAX 64
 typedef struct fm_study_board {
-    int todo, doing, done, failed;
+    int waiting, doing, done, failed;
     double seconds_left; /* at the expected speeds and the runs at work now         */
     int n_lines;         /* runs at work, of every process                         */
     struct {
@@ -134,7 +134,7 @@ typedef enum fm_study_event {
     FM_STUDY_STARTED,
     FM_STUDY_TAKEN_BACK, /* from a worker that is gone */
     FM_STUDY_ENDED,      /* done or failed             */
-    FM_STUDY_RELEASED    /* back to todo               */
+    FM_STUDY_RELEASED    /* back to waiting               */
 } fm_study_event;
 
 typedef struct fm_study_run_opts {

@@ -311,7 +311,7 @@ static void board_head(const fm_study_board *b)
 {
     cli_buf t;
     fprintf(stderr, "%d done, %d failed, %d at work, %d to do; about %s left\n", b->done, b->failed,
-            b->doing, b->todo, cli_duration(b->seconds_left, &t));
+            b->doing, b->waiting, cli_duration(b->seconds_left, &t));
 }
 
 static void on_board(void *arg, const fm_study_board *b)

@@ -1,8 +1,8 @@
 /* Claims: a run belongs to whoever renamed its queue file. The name says who; the file's time of
  * change is the lease, renewed while the work lives; its lines are a log of attempts.
  *
- *   todo/<id>  --rename-->  doing/<id>.<pid>.<host>  --rename-->  done/<id>, failed/<id> or
- * todo/<id>
+ *   waiting/<id>  --rename-->  doing/<id>.<pid>.<host>  --rename-->  done/<id>, failed/<id> or
+ * waiting/<id>
  *
  * rename() lets one of any number of processes win. A lease is expired when it is older than asked
  * for, or when its process, on this host, is gone. <host> is the host's name and a hash of its boot
@@ -160,16 +160,16 @@ static fm_status take_expired(const char *dir, const char *id, double lease_s, b
 fm_status fmi_claim_take(const char *dir, const char *id, double lease_s, fmi_claim *out, bool *got,
                          fm_err *err)
 {
-    char *todo = fmi_format("%s/queue/todo/%s", dir, id), *path = NULL, *log = NULL;
+    char *waiting = fmi_format("%s/queue/waiting/%s", dir, id), *path = NULL, *log = NULL;
     fmi_claim c = {0};
     *got = false;
-    if (!todo) return FM_FAIL(err, FM_E_NOMEM, "claim of %s", id);
-    fm_status st = fmi_path_is_file(todo) ? grab(dir, todo, id, got, &path, err) : FM_OK;
+    if (!waiting) return FM_FAIL(err, FM_E_NOMEM, "claim of %s", id);
+    fm_status st = fmi_path_is_file(waiting) ? grab(dir, waiting, id, got, &path, err) : FM_OK;
     if (!st && !*got) {
         st = take_expired(dir, id, lease_s, got, &path, err);
         c.taken_back = *got;
     }
-    fmi_free(todo);
+    fmi_free(waiting);
     if (st || !*got) return st;
     c.path = path;
     snprintf(c.id, sizeof c.id, "%s", id);

@@ -83,7 +83,7 @@ static json_t *probes_json(const fmi_design *d)
 
 static fm_status make_queue(const fmi_design *d, fm_err *err)
 {
-    static const char *const dirs[] = {"queue/todo", "queue/doing", "queue/done", "queue/failed",
+    static const char *const dirs[] = {"queue/waiting", "queue/doing", "queue/done", "queue/failed",
                                        "runs"};
     fm_status st = FM_OK;
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs && !st; i++) {
@@ -93,7 +93,7 @@ static fm_status make_queue(const fmi_design *d, fm_err *err)
     }
     for (size_t i = 0; i < json_array_size(d->runs) && !st; i++) {
         const char *id = json_string_value(json_object_get(json_array_get(d->runs, i), "id"));
-        char *p = fmi_format("%s/queue/todo/%s", d->tmp, id);
+        char *p = fmi_format("%s/queue/waiting/%s", d->tmp, id);
         st = p ? fmi_file_write(p, "", 0, err) : FM_FAIL(err, FM_E_NOMEM, "a queue");
         fmi_free(p);
     }

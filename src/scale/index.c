@@ -137,7 +137,7 @@ fm_status fmi_study_publish(fmi_study *s, bool *have_db, fm_err *err)
     return st;
 }
 
-/* Runs in no directory of the queue (a copy that left empty files out) become todo, unless somebody
+/* Runs in no directory of the queue (a copy that left empty files out) become waiting, unless somebody
  * is at work, whose moves could look like that. */
 static fm_status repair(fmi_study *s, fm_err *err)
 {
@@ -145,8 +145,8 @@ static fm_status repair(fmi_study *s, fm_err *err)
     bool working = false;
     for (int i = 0; i < s->n; i++) working |= s->run[i].state == FM_STUDY_DOING;
     for (int i = 0; i < s->n && !st && !working; i++) {
-        if (s->run[i].state != FM_STUDY_TODO) continue;
-        char *path = fmi_format("%s/queue/todo/%s", s->dir, s->run[i].id);
+        if (s->run[i].state != FM_STUDY_WAITING) continue;
+        char *path = fmi_format("%s/queue/waiting/%s", s->dir, s->run[i].id);
         if (!path)
             st = FM_FAIL(err, FM_E_NOMEM, "%s", s->dir);
         else if (!fmi_path_exists(path))

@@ -4,9 +4,9 @@
  *
  *   the child reached the end     result.json, done
  *   it diverged or refused        result.json with its reason, failed; the study goes on
- *   it died by a signal           todo again; failed after the third time
- *   the disk is full              todo again; the worker stops
- *   the worker was told to stop   the child saves; todo again
+ *   it died by a signal           waiting again; failed after the third time
+ *   the disk is full              waiting again; the worker stops
+ *   the worker was told to stop   the child saves; waiting again
  *   the lease was lost            the child saves; the new owner records it
  *
  * A result is written before the run leaves doing/, and whoever takes a run looks for one first, so
@@ -161,7 +161,7 @@ static void record(worker *w, slot *p, fm_study_state state, const fmi_study_met
     if (st) {
         fmi_fail_prefix(&err, st, "%s stays to do", r->id);
         stop_for(w, st, &err);
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, err.text);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, err.text);
         return;
     }
     if (state == FM_STUDY_DONE) drop_checkpoints(w, r->id);
@@ -179,7 +179,7 @@ static void crashed(worker *w, slot *p, const fmi_study_metrics *m)
         snprintf(why, sizeof why, "stopped before its end");
     fmi_claim_note(&p->claim, "crash");
     if (p->claim.crashes < CRASHES_MAX) {
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, why);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, why);
         return;
     }
     snprintf(note, sizeof note, "%.200s, %d times", why, p->claim.crashes);
@@ -194,7 +194,7 @@ static void disk_full(worker *w, slot *p)
     FM_FAIL(&err, FM_E_IO, "%s: %s; the run stays to do: make room and start again",
             w->s->run[p->run].id, why);
     stop_for(w, FM_E_IO, &err);
-    leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, why);
+    leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, why);
 }
 
 /* The child refused or its loss was not finite. */
@@ -207,9 +207,9 @@ static void refused(worker *w, slot *p, const fmi_study_metrics *m)
         126) { /* the program itself: no other run would start either */
         FM_FAIL(&err, FM_E_IO, "%s", why);
         stop_for(w, FM_E_IO, &err);
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, why);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, why);
     } else if (strstr(p->child.tail, "another process is training this run")) {
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, why);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, why);
     } else {
         record(w, p, FM_STUDY_FAILED, m, why);
     }
@@ -230,7 +230,7 @@ static void ended(worker *w, slot *p)
         leave(w, p, FM_STUDY_DOING, FM_STUDY_RELEASED, "another worker has it");
     else if (st) {
         stop_for(w, st, &err);
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, err.text);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, err.text);
     } else if (clean && m.ended && !(isfinite(m.loss) && isfinite(m.bits_per_byte))) {
         record(w, p, FM_STUDY_FAILED, &m, "diverged: the held-out loss is not finite");
     } else if (clean && m.ended && guess > 0 && m.loss > guess) {
@@ -242,7 +242,7 @@ static void ended(worker *w, slot *p)
     } else if (fmi_child_disk_full(&p->child)) {
         disk_full(w, p);
     } else if (p->told) {
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, "stopped; its state is saved");
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, "stopped; its state is saved");
     } else if (clean || WIFSIGNALED(p->child.status)) {
         crashed(w, p, &m);
     } else {
@@ -264,7 +264,7 @@ static void start_child(worker *w, slot *p)
     fmi_free(dir);
     if (st) {
         stop_for(w, st, &err);
-        leave(w, p, FM_STUDY_TODO, FM_STUDY_RELEASED, err.text);
+        leave(w, p, FM_STUDY_WAITING, FM_STUDY_RELEASED, err.text);
         return;
     }
     event(w, p->claim.taken_back ? FM_STUDY_TAKEN_BACK : FM_STUDY_STARTED, r, "");
@@ -294,7 +294,7 @@ static void advance(worker *w, slot *p)
         if (p->told && now - p->told_at > KILL_AFTER_S) fmi_child_signal(&p->child, SIGKILL);
         if (fmi_child_poll(&p->child)) ended(w, p);
     } else if (p->lost || w->stopping) {
-        leave(w, p, p->lost ? FM_STUDY_DOING : FM_STUDY_TODO, FM_STUDY_RELEASED, "not started");
+        leave(w, p, p->lost ? FM_STUDY_DOING : FM_STUDY_WAITING, FM_STUDY_RELEASED, "not started");
     } else if (!already_over(w, p) && lock_free(w->s, p->claim.id)) {
         start_child(w, p);
     }
@@ -394,7 +394,7 @@ static fm_status clear_own(const fmi_study *s, fm_err *err)
         size_t len = fmi_claim_split(names[i], NULL, NULL);
         if (!len || strcmp(names[i] + len + 1, self)) continue;
         char *from = fmi_path_join(doing, names[i]);
-        char *to = fmi_format("%s/queue/todo/%.*s", s->dir, (int)len, names[i]);
+        char *to = fmi_format("%s/queue/waiting/%.*s", s->dir, (int)len, names[i]);
         if (!from || !to)
             st = FM_FAIL(err, FM_E_NOMEM, "%s", s->dir);
         else if (rename(from, to) && errno != ENOENT)
@@ -416,7 +416,7 @@ static fm_status retry_failed(const fmi_study *s, fm_err *err)
         const char *id = s->run[i].id;
         char *run = fmi_study_path(s, "runs", id),
              *from = fmi_format("%s/queue/failed/%s", s->dir, id);
-        char *to = fmi_format("%s/queue/todo/%s", s->dir, id);
+        char *to = fmi_format("%s/queue/waiting/%s", s->dir, id);
         st = run && from && to ? fmi_tree_remove(run, err) : FM_FAIL(err, FM_E_NOMEM, "%s", id);
         if (!st) st = fmi_file_write(from, "", 0, err); /* its crashes are forgotten */
         if (!st && rename(from, to))

@@ -3,7 +3,7 @@
  *
  *   plan.json            the runs: size, tokens, settings, expected time
  *   study.ini            settings of all runs, given to each as its recipe
- *   queue/<state>/       one file a run: todo/<id>, doing/<id>.<pid>.<host>, done/<id>, failed/<id>
+ *   queue/<state>/       one file a run: waiting/<id>, doing/<id>.<pid>.<host>, done/<id>, failed/<id>
  *   runs/<id>/           the run directory, and result.json beside its files
  */
 #ifndef FM_SCALE_STUDY_H
@@ -107,7 +107,7 @@ typedef struct fmi_claim {
 /* This process as a lease names it, "<pid>.<host>". */
 void fmi_claim_self(char *out, size_t cap);
 bool fmi_process_gone(long pid); /* of this host and process namespace */
-/* Takes todo/<id>, or an expired lease of it. *got false: somebody else has it. */
+/* Takes waiting/<id>, or an expired lease of it. *got false: somebody else has it. */
 fm_status fmi_claim_take(const char *dir, const char *id, double lease_s, fmi_claim *out, bool *got,
                          fm_err *err);
 /* Renews; *lost: another worker has taken it. */

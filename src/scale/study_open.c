@@ -9,7 +9,7 @@
 #define PLAN_BYTES_MAX ((size_t)64 << 20)
 #define RESULT_BYTES_MAX ((size_t)1 << 20)
 
-static const char *const state_names[] = {"todo", "doing", "done", "failed"};
+static const char *const state_names[] = {"waiting", "doing", "done", "failed"};
 
 const char *fm_study_state_name(fm_study_state s)
 {
@@ -180,12 +180,12 @@ fm_status fmi_study_result_write(const fmi_study *s, const fm_study_run *r, fm_e
     return st;
 }
 
-/* A file moves todo -> doing -> done or failed: reading the directories in this order, a run that
+/* A file moves waiting -> doing -> done or failed: reading the directories in this order, a run that
  * moves meanwhile is seen late, never lost. One that goes back is seen at the next look. */
 static fm_status read_states(fmi_study *s, fm_err *err)
 {
     fm_status st = FM_OK;
-    for (int i = 0; i < s->n; i++) s->run[i].state = FM_STUDY_TODO;
+    for (int i = 0; i < s->n; i++) s->run[i].state = FM_STUDY_WAITING;
     for (int k = 0; k < 4 && !st; k++) {
         char **names = NULL, *path = fmi_study_path(s, "queue", state_names[k]);
         int n = 0;

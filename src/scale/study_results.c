@@ -147,7 +147,7 @@ fm_status fmi_study_board_fill(fmi_study *s, fm_study_board *out, fm_err *err)
     fm_status st = board_lines(s, &b, err);
     for (int i = 0; i < s->n && !st; i++) {
         const fm_study_run *r = &s->run[i];
-        b.todo += r->state == FM_STUDY_TODO;
+        b.waiting += r->state == FM_STUDY_WAITING;
         b.doing += r->state == FM_STUDY_DOING;
         b.done += r->state == FM_STUDY_DONE;
         b.failed += r->state == FM_STUDY_FAILED;

@@ -106,8 +106,8 @@ test "$(count stopped/queue/doing)" -eq 0 || fail "Ctrl-C leaves leases"
 whole stopped
 
 # A lease of another machine holds until it is old.
-id=$(ls lease/queue/todo | head -n 1)
-mv "lease/queue/todo/$id" "lease/queue/doing/$id.4242.elsewhere-00000000"
+id=$(ls lease/queue/waiting | head -n 1)
+mv "lease/queue/waiting/$id" "lease/queue/doing/$id.4242.elsewhere-00000000"
 touch "lease/queue/doing/$id.4242.elsewhere-00000000"
 "$FATHOM" scale run lease --threads 1 --lease 4 >lease.log 2>&1 || fail "a lease"
 tail -n 3 lease.log | grep -q "^$id .*done" || fail "the foreign lease was not the last to be taken"
@@ -120,7 +120,7 @@ if mount -t tmpfs -o size=700k tmpfs small 2>/dev/null; then
     cp -r full/. small/
     "$FATHOM" scale run small --threads 1 >full.log 2>&1 && fail "a full disk goes unnoticed"
     grep -q "No space left on device" full.log || fail "the message of a full disk"
-    test "$(count small/queue/todo)" -ge 1 || fail "runs are lost on a full disk"
+    test "$(count small/queue/waiting)" -ge 1 || fail "runs are lost on a full disk"
     test "$(count small/queue/doing)" -eq 0 || fail "leases are left on a full disk"
     test "$(count small/queue/failed)" -eq 0 || fail "a full disk fails runs"
     mount -o remount,size=64m small
@@ -131,13 +131,13 @@ if mount -t tmpfs -o size=700k tmpfs small 2>/dev/null; then
 fi
 (ulimit -f 60 && "$FATHOM" scale run full --threads 1 >limit.log 2>&1) && fail "a file limit goes unnoticed"
 grep -q "stays to do" limit.log || fail "the message of a file limit"
-test "$(count full/queue/todo)" -eq 6 || fail "runs are lost at a file limit"
+test "$(count full/queue/waiting)" -eq 6 || fail "runs are lost at a file limit"
 "$FATHOM" scale run full --threads 1 >>limit.log 2>&1 || fail "without the limit"
 whole full
 
 # A run whose activations overflow is recorded as diverged, and the study goes on. Damaged indexes come back from the directories.
 design --low 5e9 --high 1e10 --seeds 1 --out wild >wild.log 2>&1 || fail wild
-id=$(ls wild/queue/todo | head -n 1)
+id=$(ls wild/queue/waiting | head -n 1)
 awk -v id="\"$id\"" '/"id":/ { on = index($0, id) } on && sub(/train\.lr=[0-9.e-]*/, "model.initializer_range=1e30") { on = 0 } { print }' \
     wild/plan.json >plan && mv plan wild/plan.json
 "$FATHOM" scale run wild --threads 1 >>wild.log 2>&1 || fail "a run that diverges ends the study"
