@@ -213,4 +213,19 @@ static inline void kh_compare(const kh *h, const char *op, int level, int thread
         kh_clear(h);                                                                    \
     } while (0)
 
+/* Of a group of tests: *state is an open harness. */
+static inline int kh_setup(void **state)
+{
+    static kh h;
+    kh_open(&h);
+    *state = &h;
+    return 0;
+}
+
+static inline int kh_teardown(void **state)
+{
+    kh_close(*state);
+    return 0;
+}
+
 #endif

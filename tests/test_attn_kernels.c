@@ -262,20 +262,6 @@ static void test_latent(void **state)
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = whole;
 }
 
-static int setup(void **state)
-{
-    static kh h;
-    kh_open(&h);
-    *state = &h;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    kh_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -286,5 +272,5 @@ int main(void)
         cmocka_unit_test(test_attn_bwd_long),
         cmocka_unit_test(test_latent),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, kh_setup, kh_teardown);
 }

@@ -135,22 +135,8 @@ static void test_backward(void **state)
         }
 }
 
-static int setup(void **state)
-{
-    static kh h;
-    kh_open(&h);
-    *state = &h;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    kh_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_forward), cmocka_unit_test(test_backward)};
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, kh_setup, kh_teardown);
 }

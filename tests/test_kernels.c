@@ -549,20 +549,6 @@ static void test_sample_noise(void **state)
         }
 }
 
-static int setup(void **state)
-{
-    static kh h;
-    kh_open(&h);
-    *state = &h;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    kh_close(*state);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -577,5 +563,5 @@ int main(void)
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_sample_noise),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, kh_setup, kh_teardown);
 }
