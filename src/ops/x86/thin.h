@@ -12,8 +12,8 @@
 
 enum { FMI_THIN_ROWS = 16, FMI_THIN_LANES_NT = 16, FMI_THIN_LANES_NN = 64 };
 
-/* Bytes of a row that are fetched early, straight into L1: 16 rows make 10 KiB. Fetched into L2 a
- * line would take one of the core's few fill buffers twice, and those bound what a core reads. */
+/* Bytes of a row that are fetched early, straight into L1: 16 rows make 10 KiB. Measured against
+ * the next block into L2; why it is faster was not separated (docs/kernels/decode.md). */
 #define FMI_THIN_AHEAD 640
 
 /* One block: lanes live (16 or fewer; NN 64 or fewer) of a weight, all of k. */
