@@ -4,7 +4,7 @@
  * columns at a time and go through the activation while the next products run; the hidden row never leaves
  * L1. The weights of a group are packed once a thread and stay in L2. Backward: the same walk for dh,
  * dgate, dup and dx; weight gradients follow in ffn_dw_amx.c. Shapes that do not fit (odd sizes, weights
- * larger than the scratch, few rows) go to the composite. docs/kernels/ffn.md. */
+ * larger than that, few rows) go to thin.h or the composite. docs/kernels/ffn.md. */
 #pragma GCC target("avx512bf16")
 #include "ops/x86/ffn_amx.h"
 
@@ -13,6 +13,7 @@
 #include "ops/x86/x86.h"
 
 #define ROWS_MIN 48 /* rows of a group below which packing its weights does not pay */
+#define WEIGHTS_MAX ((size_t)3 << 19) /* bytes of a group's weights that stay in L2 beside the rows */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an output that will not be read from a cache */
 
 typedef struct work {
@@ -41,7 +42,8 @@ static bool fits(const fm_kernel_ctx *k, fm_dtype dt, int64_t G, int64_t D, int6
 {
     work w;
     return dt == FM_DTYPE_BF16 && D % 32 == 0 && M % 32 == 0 && D > 0 && M > 0
-        && G >= ROWS_MIN * (int64_t)(groups > 0 ? groups : 1) && carve(&w, NULL, D, M) <= k->scratch_bytes
+        && G >= ROWS_MIN * (int64_t)(groups > 0 ? groups : 1) && 3 * ffn_packed(M, D) <= WEIGHTS_MAX
+        && carve(&w, NULL, D, M) <= k->scratch_bytes
         && __builtin_cpu_supports("avx512bf16");
 }
 

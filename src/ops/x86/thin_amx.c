@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "ops/x86/gemm_x86.h"
 #include "ops/x86/thin.h"
 #include "ops/x86/v16.h"
 
@@ -18,6 +19,10 @@ typedef struct tile_config {
 /* Tiles 0..1: sums, 2..3: weights, 4..5: rows of A. */
 static void enter(int m)
 {
+    if (m > FMI_THIN_ROWS) { /* wide.h */
+        fmi_tiles_configure_amx();
+        return;
+    }
     tile_config c;
     memset(&c, 0, sizeof c);
     c.palette = 1;

@@ -5,18 +5,23 @@
 
 #include "ops/ref/ref.h"
 #include "ops/x86/thin.h"
+#include "ops/x86/wide.h"
 
 #define CSR_FTZ_DAZ 0x8040u
 #define X_BYTES ((size_t)2 << 20) /* of scratch for widened rows of A */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
+#define WIDE_ROWS 128             /* rows of a problem, on average, up to which weights stay in place */
+#define STREAM_MIN ((int64_t)1 << 20) /* bytes of an f32 C that no cache keeps for its reader */
 
 typedef struct job {
     const fm_kernel_ctx *ctx;
     const fm_gemm_args *a;
     fmi_thin_kern kern;
-    int n_problems, m_max, lanes;
+    int n_problems, lanes;
+    int64_t m_max;
     int64_t blocks; /* of one problem */
-    int64_t units;  /* blocks of all problems with rows */
+    int64_t live;   /* problems with rows */
+    int64_t cost;   /* of all their blocks */
     size_t el, elc;
     const int32_t *row; /* NULL, or row i of A is row row[i] of memory */
 } job;
@@ -68,11 +73,55 @@ static void place_rows(const job *j, const problem *p, float *x, int64_t kp, uin
     }
 }
 
+/* Of one block of m rows: reading the weight is worth as much as four tiles of rows. */
+static int64_t block_cost(int64_t m)
+{
+    return 4 + (m + FMI_WIDE_TILE - 1) / FMI_WIDE_TILE;
+}
+
+/* The same for more rows than a narrow tile holds. */
+static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, char *scratch)
+{
+    const fm_gemm_args *a = j->a;
+    int tiles = (int)((p->m + FMI_WIDE_TILE - 1) / FMI_WIDE_TILE);
+    bool lines = ((uintptr_t)a->c & 63) == 0 && a->ldc % 16 == 0 && a->stride_c % 16 == 0;
+    int64_t rows = a->offsets ? a->offsets[a->groups] : a->m;
+    fmi_wide_block b = {.stride = a->ldb * 2,
+                        .steps = a->k / 32,
+                        .x = scratch,
+                        .tiles = tiles,
+                        .rows = (int)p->m,
+                        .ldc = a->ldc,
+                        .bf16 = a->dtc == FM_DTYPE_BF16,
+                        .add = a->accumulate,
+                        .stream = lines && 4 * rows * a->n >= STREAM_MIN};
+    float *acc = (float *)(void *)(scratch + X_BYTES);
+    fmi_wide w = {.acc = {acc, acc + FMI_WIDE_ACC_BYTES / sizeof *acc}};
+    for (int t = 0; t < tiles; t++) {
+        const char *row[FMI_WIDE_TILE];
+        int live = (int)(p->m - 16 * t < 16 ? p->m - 16 * t : 16);
+        for (int i = 0; i < live; i++) row[i] = row_at(j, p, 16 * t + i);
+        fmi_wide_pack_amx(scratch, b.steps, tiles, t, row, live);
+    }
+    for (int64_t u = u0; u < u1; u++) {
+        b.w = p->b + u * FMI_WIDE_TILE * b.stride;
+        b.next = u + 1 < u1 ? b.w + FMI_WIDE_TILE * b.stride : next;
+        b.c = p->c + (size_t)(u * FMI_WIDE_TILE) * j->elc;
+        fmi_wide_block_amx(&w, &b);
+    }
+    fmi_wide_flush_amx(&w);
+    if (b.stream) _mm_sfence();
+}
+
 /* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
 static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next,
                         char *scratch)
 {
     const fm_gemm_args *a = j->a;
+    if (p->m > FMI_THIN_ROWS) {
+        run_wide(j, p, u0, u1, next, scratch);
+        return;
+    }
     const fmi_thin_kern *kern = &j->kern;
     bool nt = a->kind == FM_GEMM_NT;
     int64_t kp = (a->k + 31) / 32 * 32, stride = a->ldb * (int64_t)j->el;
@@ -127,23 +176,31 @@ static void activate(const pass *w, const problem *p, int64_t n0, int64_t n1)
     alone.ops->swiglu(&alone, &s);
 }
 
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a <= 0 ? 0 : (a + b - 1) / b;
+}
+
 static void thin_thread(void *arg, int tid, int n_threads)
 {
     const pass *w = arg;
     const job *j = &w->one;
-    int64_t lo = j->units * tid / n_threads, hi = j->units * (tid + 1) / n_threads, base = 0;
+    int64_t lo = j->cost * tid / n_threads, hi = j->cost * (tid + 1) / n_threads, base = 0;
     if (lo == hi) return;
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | CSR_FTZ_DAZ);
     int entered = 0;
     for (int i = 0; i < j->n_problems && base < hi; i++) {
         if (rows_of(j->a, i) == 0) continue;
-        int64_t u0 = lo > base ? lo - base : 0, u1 = hi - base < j->blocks ? hi - base : j->blocks;
-        base += j->blocks;
+        int64_t each = block_cost(rows_of(j->a, i));
+        int64_t u0 = ceil_div(lo - base, each), u1 = ceil_div(hi - base, each);
+        if (u1 > j->blocks) u1 = j->blocks;
+        base += j->blocks * each;
         if (u0 >= u1) continue;
         problem p = problem_at(j, i);
-        if (j->kern.enter && entered != p.m) j->kern.enter((int)p.m);
-        entered = (int)p.m;
+        int shape = p.m > FMI_THIN_ROWS ? FMI_THIN_ROWS + 1 : (int)p.m;
+        if (j->kern.enter && entered != shape) j->kern.enter(shape);
+        entered = shape;
         int next = i + 1;
         while (next < j->n_problems && rows_of(j->a, next) == 0) next++;
         const char *ahead = base < hi && next < j->n_problems ? problem_at(j, next).b : NULL;
@@ -161,6 +218,18 @@ static void thin_thread(void *arg, int tid, int n_threads)
     _mm_setcsr(csr);
 }
 
+/* Rows of the largest problem that such a product may have: 16, or, on tiles and with whole tiles of the
+ * weight, what fits packed into half of L2, as long as the problems have few rows on average. */
+static int64_t rows_max(const job *j, int64_t live, fm_isa isa)
+{
+    const fm_gemm_args *a = j->a;
+    bool wide = isa >= FM_ISA_AMX && j->el == 2 && a->kind == FM_GEMM_NT && a->n % 16 == 0 && a->k % 32 == 0;
+    int64_t rows = 0, most = WIDE_ROWS;
+    for (int i = 0; i < j->n_problems; i++) rows += rows_of(a, i);
+    if (!wide || rows > most * live) return FMI_THIN_ROWS;
+    return (int64_t)(X_BYTES / 2) / (2 * a->k) / FMI_WIDE_TILE * FMI_WIDE_TILE;
+}
+
 /* Fills a job; 0: not such a product, 1: run it, 2: nothing to do. */
 static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_isa isa)
 {
@@ -169,21 +238,23 @@ static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_
     if (a->n <= 0 || a->k <= 0) return 0;
     job j = {.ctx = ctx, .a = a};
     j.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
-    if (!a->offsets && a->m > FMI_THIN_ROWS) return 0;
-    int64_t live = 0;
+    j.el = bf16 ? 2 : 4;
+    int64_t m_thin = 0, live = 0;
     for (int i = 0; i < j.n_problems; i++) {
         int64_t m = rows_of(a, i);
-        if (m > FMI_THIN_ROWS) return 0;
-        if (m > j.m_max) j.m_max = (int)m;
+        if (m > j.m_max) j.m_max = m;
+        if (m > m_thin && m <= FMI_THIN_ROWS) m_thin = m;
         live += m > 0;
     }
     if (live == 0) return 2;
-    if ((size_t)j.m_max * (size_t)(a->k + 31) * 6 + 128 > X_BYTES) return 0;
-    j.el = bf16 ? 2 : 4;
+    if (j.m_max > FMI_THIN_ROWS && j.m_max > rows_max(&j, live, isa)) return 0;
+    if ((size_t)m_thin * (size_t)(a->k + 31) * 6 + 128 > X_BYTES) return 0;
     j.elc = a->dtc == FM_DTYPE_BF16 ? 2 : 4;
     j.lanes = a->kind == FM_GEMM_NT ? FMI_THIN_LANES_NT : FMI_THIN_LANES_NN;
     j.blocks = (a->n + j.lanes - 1) / j.lanes;
-    j.units = j.blocks * live;
+    j.live = live;
+    for (int i = 0; i < j.n_problems; i++)
+        if (rows_of(a, i) > 0) j.cost += j.blocks * block_cost(rows_of(a, i));
     if (isa >= FM_ISA_AMX && bf16)
         fmi_thin_amx(&j.kern);
     else if (isa >= FM_ISA_AVX512)
@@ -198,7 +269,7 @@ static void run_pass(pass *w)
 {
     const job *j = &w->one;
     double bytes =
-        (double)j->units * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
+        (double)(j->live * j->blocks) * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
     if (bytes < WAKE_BYTES || j->ctx->n_threads == 1)
         thin_thread(w, 0, 1);
     else
