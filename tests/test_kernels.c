@@ -418,6 +418,27 @@ static void test_muon(void **state)
         }
 }
 
+static void test_newton_schulz(void **state)
+{
+    kh *h = *state;
+    static const int shapes[][3] = {{1, 1, 1}, {2, 16, 16}, {5, 17, 31}, {4, 96, 160}, {7, 32, 64}};
+    for (int i = 0; i < 5; i++)
+        for (int v = 0; v < 2; v++) {
+            int64_t n = shapes[i][0], r = shapes[i][1], c = shapes[i][2];
+            fm_dtype A = v ? BF16 : F32;
+            h->what = "newton_schulz";
+            h->shift = 0;
+            fm_newton_schulz_args a = {.n = n, .r = r, .c = c, .steps = 2, .dt = A};
+            a.y = kh_values(h, n * r * c, F32, 1.0f / (float)c, true);
+            a.x = kh_scratch(h, n * r * c, fm_dtype_bytes(A));
+            a.p = kh_scratch(h, n * r * c, 4);
+            a.g = kh_scratch(h, n * r * r, 4);
+            a.g2 = kh_scratch(h, n * r * r, 4);
+            a.ga = kh_scratch(h, n * r * r, fm_dtype_bytes(A));
+            KH_CHECK(h, newton_schulz, &a);
+        }
+}
+
 static void check_route(kh *h, int E, int K, int groups, int v)
 {
     int64_t T = 70;
@@ -559,6 +580,7 @@ int main(void)
         cmocka_unit_test(test_combine),   cmocka_unit_test(test_loss),
         cmocka_unit_test(test_exp_bits),  cmocka_unit_test(test_flat),
         cmocka_unit_test(test_optimizer),
+        cmocka_unit_test(test_newton_schulz),
         cmocka_unit_test(test_muon),      cmocka_unit_test(test_route),
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_sample_noise),

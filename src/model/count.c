@@ -88,18 +88,35 @@ int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp)
     return ((int64_t)c->kv_lora_rank + c->qk_rope_head_dim) * layers * (int64_t)fm_dtype_bytes(dt);
 }
 
+/* Shapes of matrices in a model: dense, experts and shared experts in two directions, attention, MTP. */
+#define SHAPES_MAX 32
+
 void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out)
 {
     fmi_muon_sizes m = {1, 1, 1};
+    struct {
+        int64_t rows, cols, count;
+    } shape[SHAPES_MAX];
+    int n_shapes = 0;
     for (int i = 0; i < l->n_params; i++) {
         const fm_param *p = &l->params[i];
+        int s = 0;
         if (p->kind != FM_PARAM_MATRIX) continue;
-        int64_t n = fmi_param_count(p), r = p->rows < p->cols ? p->rows : p->cols;
-        if (p->expert + 1 > m.batch) m.batch = p->expert + 1;
-        int64_t group = p->expert >= 0 ? n * m.batch : n;
-        if (group > FMI_MUON_ELEMENTS) group = n > FMI_MUON_ELEMENTS ? n : FMI_MUON_ELEMENTS;
-        int64_t copies = group / n;
-        if (group > m.x) m.x = group;
+        while (s < n_shapes && (shape[s].rows != p->rows || shape[s].cols != p->cols)) s++;
+        FM_ASSERT(s < SHAPES_MAX);
+        if (s == n_shapes) {
+            shape[n_shapes].rows = p->rows;
+            shape[n_shapes].cols = p->cols;
+            shape[n_shapes++].count = 0;
+        }
+        shape[s].count++;
+    }
+    for (int s = 0; s < n_shapes; s++) {
+        int64_t n = shape[s].rows * shape[s].cols, fit = FMI_MUON_ELEMENTS / n;
+        int64_t r = shape[s].rows < shape[s].cols ? shape[s].rows : shape[s].cols;
+        int64_t copies = shape[s].count < fit ? shape[s].count : fit > 1 ? fit : 1;
+        if (copies > m.batch) m.batch = copies;
+        if (copies * n > m.x) m.x = copies * n;
         if (copies * r * r > m.gram) m.gram = copies * r * r;
     }
     *out = m;

@@ -37,13 +37,12 @@ void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flop
 /* Latent cache of one token; `mtp` adds the module's layer. */
 int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp);
 
-/* Muon's scratch: elements of the matrices of one group, as many at a time as FMI_MUON_ELEMENTS
- * hold (at least one), of their Gram matrices, and the most experts of a group. train/muon.c carves
- * by it. */
-#define FMI_MUON_ELEMENTS ((int64_t)4 << 20)
+/* Muon's scratch: elements of matrices of one shape, as many at a time as FMI_MUON_ELEMENTS hold (at
+ * least one), of their Gram matrices, and the most matrices at a time. train/muon.c carves by it. */
+#define FMI_MUON_ELEMENTS ((int64_t)2 << 20)
 typedef struct fmi_muon_sizes {
     int64_t x, gram;
-    int batch;
+    int64_t batch;
 } fmi_muon_sizes;
 void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out);
 int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt);

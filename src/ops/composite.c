@@ -4,6 +4,10 @@
  * use, so that a level without a fused version still runs its own products. */
 #include "ops/ref/ref.h"
 
+#define NS_A 3.4445 /* newton_schulz */
+#define NS_B (-4.7750)
+#define NS_C 2.0315
+
 typedef struct product {
     fm_gemm_kind kind;
     const void *a, *b;
@@ -88,5 +92,62 @@ REF_OP(gated_bwd)
                        {FM_GEMM_NN, a->dgate, a->w_gate, a->dx, D, M, F, false},
                        {FM_GEMM_NN, a->dup, a->w_up, a->dx, D, M, F, true}};
     for (int i = 0; i < 5 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &list[i]);
+    return st;
+}
+
+static fm_status cast(const fm_kernel_ctx *k, const void *x, fm_dtype dx, void *y, fm_dtype dy, int64_t rows,
+                      int64_t D)
+{
+    return k->ops->gather_rows(
+        k, &(fm_gather_rows_args){
+               .x = x, .y = y, .n = rows, .D = D, .ldx = D, .ldy = D, .dt_x = dx, .dt_y = dy});
+}
+
+/* One step; x holds y rounded before and after. */
+static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schulz_args *a)
+{
+    int64_t r = a->r, c = a->c, rr = r * r, rc = r * c;
+    fm_dtype A = a->dt, F = fmi_full_dtype(A);
+    bool bf16 = A == FM_DTYPE_BF16;
+    const void *g = A == F ? a->g : a->ga, *b = A == F ? a->g2 : a->ga;
+    fm_gemm_args gram = {.a = a->x,
+                         .b = a->x,
+                         .c = a->g,
+                         .kind = FM_GEMM_NT,
+                         .m = r,
+                         .n = r,
+                         .k = c,
+                         .lda = c,
+                         .ldb = c,
+                         .ldc = r,
+                         .dt = A,
+                         .dtc = F,
+                         .batch = (int)a->n,
+                         .stride_a = rc,
+                         .stride_b = rc,
+                         .stride_c = rr};
+    fm_gemm_args square = {.a = g, .b = g, .c = a->g2, .kind = FM_GEMM_NN, .m = r, .n = r, .k = r, .lda = r,
+                           .ldb = r, .ldc = r, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
+                           .stride_b = rr, .stride_c = rr};
+    fm_gemm_args turn = {.a = b, .b = a->x, .c = a->p, .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r,
+                         .ldb = c, .ldc = c, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
+                         .stride_b = rc, .stride_c = rc};
+    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = bf16 ? a->ga : NULL, .n = a->n * rr, .alpha = NS_B,
+                         .beta = NS_C, .dt = F};
+    fm_axpby_args add = {.x = a->p, .y = a->y, .ya = bf16 ? a->x : NULL, .n = a->n * rc, .alpha = 1,
+                         .beta = NS_A, .dt = F};
+    fm_status st = k->ops->gemm(k, &gram);
+    if (!st && A != F) st = cast(k, a->g, F, a->ga, A, a->n * r, r);
+    if (!st) st = k->ops->gemm(k, &square);
+    if (!st) st = k->ops->axpby(k, &mix);
+    if (!st) st = k->ops->gemm(k, &turn);
+    if (!st) st = k->ops->axpby(k, &add);
+    return st || bf16 ? st : cast(k, a->y, F, a->x, A, a->n * r, c);
+}
+
+REF_OP(newton_schulz)
+{
+    fm_status st = cast(k, a->y, fmi_full_dtype(a->dt), a->x, a->dt, a->n * a->r, a->c);
+    for (int i = 0; i < a->steps && !st; i++) st = newton_schulz_step(k, a);
     return st;
 }

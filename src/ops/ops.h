@@ -525,6 +525,17 @@ typedef struct fm_muon_scale_args {
     fm_dtype dt_x, dt_y;
 } fm_muon_scale_args;
 
+/* Muon's iteration on n matrices [r, c]: `steps` times
+ *     G = X X^T;  B = -4.7750 G + 2.0315 G G;  X = 3.4445 X + B X
+ * with X, G and B rounded to A for the products. y [n, r, c] F in and out. Scratch: x [n, r, c] A,
+ * p [n, r, c] F, g and g2 [n, r, r] F, ga [n, r, r] A. */
+typedef struct fm_newton_schulz_args {
+    void *y, *x, *p, *g, *g2, *ga;
+    int64_t n, r, c;
+    int steps;
+    fm_dtype dt;
+} fm_newton_schulz_args;
+
 /* Muon, last half: master -= lr * (wd * master + factor * o), o [rows, cols] F (or [cols, rows] when
  * transposed); weight = master in its dtype. Obeys state->bad. */
 typedef struct fm_muon_apply_args {
@@ -657,6 +668,7 @@ typedef struct fm_sample_args {
     X(put_weights, n_segs)         \
     X(muon_momentum, n)            \
     X(muon_scale, rows)            \
+    X(newton_schulz, n)            \
     X(muon_apply, rows)            \
     X(soap_moment, n)              \
     X(soap_adam, n)                \

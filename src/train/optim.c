@@ -105,6 +105,7 @@ void fmi_optim_free(fmi_optim *o)
     fmi_free(o->host_segs);
     fmi_free(o->param_of);
     fmi_free(o->groups);
+    fmi_free(o->matrices);
     fmi_free(o->soap_at);
     fmi_free(o);
 }

@@ -2,12 +2,11 @@
  *
  * AdamW takes every parameter with a gradient or, with Muon, the embedding, head, router and norms.
  * Muon takes each matrix by itself (every expert; gate and up apart): Nesterov momentum, five
- * Newton-Schulz steps in the activation dtype, update scaled by 0.2 sqrt(max(rows, cols)) to AdamW's
- * size (Moonlight, section 2). Matrices of one shape that lie at one stride in the flat arrays (the
- * experts of a layer) go through the products together. SOAP (Vyas et al. 2024) takes the same
- * matrices. AdEMAMix takes every parameter; grokfast adds a
- * filter of the gradients before any of them, ema an average of the weights after. The clip factor and
- * the non-finite flag stay on the device. */
+ * Newton-Schulz steps in the activation dtype, update scaled by 0.2 sqrt(max(rows, cols)) to
+ * AdamW's size (Moonlight, section 2). Matrices of one shape go through the steps together. SOAP
+ * (Vyas et al. 2024) takes the same matrices. AdEMAMix takes every parameter; grokfast adds a
+ * filter of the gradients before any of them, ema an average of the weights after. The clip factor
+ * and the non-finite flag stay on the device. */
 #ifndef FM_TRAIN_OPTIM_H
 #define FM_TRAIN_OPTIM_H
 
@@ -20,6 +19,11 @@ typedef struct fmi_muon_group {
     int first_param, param_stride, count;
     int64_t rows, cols, offset, stride;
 } fmi_muon_group;
+
+typedef struct fmi_muon_matrix {
+    int param;
+    int64_t rows, cols, offset;
+} fmi_muon_matrix;
 
 /* What an optimizer keeps beside AdamW's two moments. */
 typedef struct fmi_optim_parts {
@@ -40,11 +44,12 @@ typedef struct fmi_optim {
     double *sumsq;            /* device [n_segs] */
     int n_segs;
     fmi_optim_parts parts;
-    fmi_muon_group *groups;
+    fmi_muon_group *groups;   /* SOAP's */
     int n_groups;
-    int batch_max;            /* matrices at a time in the scratch */
-    /* Muon scratch, for batch_max matrices: y, p [r, c] F; x [r, c] A, y rounded; a, a2
-     * [r, r] F; ab [r, r] A */
+    fmi_muon_matrix *matrices; /* Muon's, those of one shape together */
+    int n_matrices;
+    /* Muon scratch, for as many matrices as FMI_MUON_ELEMENTS hold: y, p [r, c] F; x [r, c] A, y
+     * rounded; a, a2 [r, r] F; ab [r, r] A */
     void *x, *y, *p, *a, *a2, *ab, *norm2;
     /* SOAP: y, p, t for the matrices of a batch, a for their square factors; soap: factors and bases of
      * all, those of a parameter at soap_at (-1: none) */

@@ -370,7 +370,8 @@ fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const 
         d.total_cost += q.n_units * q.unit_cost;
     }
     if (d.total_cost == 0) return FM_OK;
-    if (d.total_cost < 1 << 15) drive_thread(&d, 0, 1); /* less work than waking a thread */
+    bool little = d.total_cost < 1 << 15; /* less work than waking a thread */
+    if (little || ctx->n_threads == 1) drive_thread(&d, 0, 1);
     else fmi_pool_run(ctx->pool, drive_thread, &d);
     return FM_OK;
 }
