@@ -421,8 +421,9 @@ static void test_muon(void **state)
 static void test_newton_schulz(void **state)
 {
     kh *h = *state;
-    static const int shapes[][3] = {{1, 1, 1}, {2, 16, 16}, {5, 17, 31}, {4, 96, 160}, {7, 32, 64}};
-    for (int i = 0; i < 5; i++)
+    static const int shapes[][3] = {{1, 1, 1}, {2, 16, 16}, {5, 17, 31}, {4, 96, 160}, {7, 32, 64},
+                                    {3, 64, 288},  {4, 80, 96}};
+    for (int i = 0; i < 7; i++)
         for (int v = 0; v < 2; v++) {
             int64_t n = shapes[i][0], r = shapes[i][1], c = shapes[i][2];
             fm_dtype A = v ? BF16 : F32;

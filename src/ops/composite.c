@@ -4,10 +4,6 @@
  * use, so that a level without a fused version still runs its own products. */
 #include "ops/ref/ref.h"
 
-#define NS_A 3.4445 /* newton_schulz */
-#define NS_B (-4.7750)
-#define NS_C 2.0315
-
 typedef struct product {
     fm_gemm_kind kind;
     const void *a, *b;
@@ -132,10 +128,10 @@ static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schu
     fm_gemm_args turn = {.a = b, .b = a->x, .c = a->p, .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r,
                          .ldb = c, .ldc = c, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
                          .stride_b = rc, .stride_c = rc};
-    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = bf16 ? a->ga : NULL, .n = a->n * rr, .alpha = NS_B,
-                         .beta = NS_C, .dt = F};
+    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = bf16 ? a->ga : NULL, .n = a->n * rr, .alpha = FMI_NS_B,
+                         .beta = FMI_NS_C, .dt = F};
     fm_axpby_args add = {.x = a->p, .y = a->y, .ya = bf16 ? a->x : NULL, .n = a->n * rc, .alpha = 1,
-                         .beta = NS_A, .dt = F};
+                         .beta = FMI_NS_A, .dt = F};
     fm_status st = k->ops->gemm(k, &gram);
     if (!st && A != F) st = cast(k, a->g, F, a->ga, A, a->n * r, r);
     if (!st) st = k->ops->gemm(k, &square);

@@ -525,10 +525,13 @@ typedef struct fm_muon_scale_args {
     fm_dtype dt_x, dt_y;
 } fm_muon_scale_args;
 
+#define FMI_NS_A 3.4445
+#define FMI_NS_B (-4.7750)
+#define FMI_NS_C 2.0315
 /* Muon's iteration on n matrices [r, c]: `steps` times
  *     G = X X^T;  B = -4.7750 G + 2.0315 G G;  X = 3.4445 X + B X
  * with X, G and B rounded to A for the products. y [n, r, c] F in and out. Scratch: x [n, r, c] A,
- * p [n, r, c] F, g and g2 [n, r, r] F, ga [n, r, r] A. */
+ * p [n, r, c] F, g and g2 [n, r, r] F, ga [n, r, r] A; what they hold afterwards is open. */
 typedef struct fm_newton_schulz_args {
     void *y, *x, *p, *g, *g2, *ga;
     int64_t n, r, c;
