@@ -204,7 +204,7 @@ int cmd_scale_design(int argc, char **argv)
         {"sizes-span", CLI_REAL, &a.o.sizes_span, "R",
          "largest M over smallest of a budget (default 12)"},
         {"centre", CLI_REAL, &a.o.centre, "F",
-         "middle of a budget's sizes as a multiple of DeepSeek LLM's best M (default 1.5)"},
+         "middle of a budget's sizes as a multiple of DeepSeek LLM's best M (default 1)"},
         {"seeds", CLI_INT, &a.seeds, "N", "runs of each size and budget (default 1)"},
         DATA_OPTIONS(a),
         CLI_OPT_OUT(&a.c),

@@ -187,7 +187,7 @@ static void fill_defaults(fm_study_design_opts *o)
     if (o->minutes <= 0) o->minutes = 60;
     if (!o->sizes) o->sizes = 7;
     if (o->sizes_span <= 0) o->sizes_span = 12;
-    if (o->centre <= 0) o->centre = 1.5;
+    if (o->centre <= 0) o->centre = 1;
     if (o->epochs <= 0) o->epochs = 4;
     if (!o->seeds) o->seeds = 1;
     if (!o->experts) o->experts = 16;
