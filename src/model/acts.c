@@ -5,7 +5,10 @@
  * buffers per layer, inference (and recomputation) one set for all layers. */
 #include "model/internal.h"
 
-#define LOGIT_BLOCK ((int64_t)1 << 20) /* logits of a training step at a time: they stay in L2 */
+/* Logits of a training step at a time: rows enough to use the head's packed weights well, elements few
+ * enough for memory. */
+#define LOGIT_ROWS 1024
+#define LOGIT_BLOCK ((int64_t)16 << 20)
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -181,7 +184,10 @@ static void plan_ends(planner *p, fm_acts *a, const fm_acts_opts *o)
         a->mtp_rstd = take(p, T, p->F);
     }
     a->logit_block = o->logit_rows;
-    if (o->backward) a->logit_block = smaller(LOGIT_BLOCK / c->vocab_size + 1, o->logit_rows);
+    if (o->backward) {
+        int64_t fit = LOGIT_BLOCK / c->vocab_size / 32 * 32, rows = smaller(LOGIT_ROWS, fit > 0 ? fit : 32);
+        a->logit_block = smaller(rows, o->logit_rows);
+    }
     a->logits = take(p, a->logit_block * c->vocab_size, p->F);
 }
 

@@ -42,15 +42,22 @@ static int64_t a_blocks(const fmi_tn *q)
     return (q->m + 31) / 32 * (q->a[1] ? 2 : 1);
 }
 
+/* Columns of B that are packed at a time: even shares. */
+static int64_t b_columns(const fmi_tn *q)
+{
+    int64_t groups = (q->n + B_COLUMNS - 1) / B_COLUMNS;
+    return ((q->n + groups - 1) / groups + 31) / 32 * 32;
+}
+
 static int64_t b_groups(const fmi_tn *q)
 {
-    return (q->n + B_COLUMNS - 1) / B_COLUMNS;
+    return (q->n + b_columns(q) - 1) / b_columns(q);
 }
 
 /* Of one unit: products and the packing of its A, in columns times tokens. */
 static int64_t unit_cost(const fmi_tn *q)
 {
-    int64_t n = q->n < B_COLUMNS ? q->n : B_COLUMNS;
+    int64_t n = q->n < b_columns(q) ? q->n : b_columns(q);
     return (n + 32) * q->k;
 }
 
@@ -135,13 +142,14 @@ static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t t0, int64_
     int part = ab >= per, rows = (int)(q->m - i0 < 32 ? q->m - i0 : 32);
     rows_across(w->a, (const char *)(q->a[part] + t0 * q->lda + i0), 2 * q->lda, rows, kn);
     fmi_gemm_rows r = {.p = w->a, .row_bytes = 64, .half_bytes = 1024, .step_bytes = STEP_BYTES, .k = padded,
-                       .rows = 32};
+                       .rows = 32, .touch_bytes = q->ldc * (int64_t)sizeof(float)};
     const char *panel = w->b;
     for (int64_t j = 0; j < n; j += 32, panel += 64 * padded) {
         float *tile = w->tile[w->turn];
+        float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
+        r.touch = (const char *)c; /* added to after the next block */
         block(&r, panel, tile, 32, false, true, true);
         flush(w);
-        float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
         w->wait = (block_out){tile, c, q->ldc, rows, (int)(n - j < 32 ? n - j : 32), q->transposed};
         w->turn ^= 1;
     }
@@ -152,7 +160,7 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
 {
     int64_t blocks = a_blocks(q);
     while (u0 < u1) {
-        int64_t j0 = u0 / blocks * B_COLUMNS, left = q->n - j0, n = left < B_COLUMNS ? left : B_COLUMNS;
+        int64_t wide = b_columns(q), j0 = u0 / blocks * wide, left = q->n - j0, n = left < wide ? left : wide;
         int64_t end = (u0 / blocks + 1) * blocks;
         if (end > u1) end = u1;
         for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
