@@ -440,6 +440,40 @@ static void test_newton_schulz(void **state)
         }
 }
 
+/* Whole updates, straight and transposed; matrices in another order than in the flat arrays. */
+static void test_muon_whole(void **state)
+{
+    kh *h = *state;
+    static const int shapes[][3] = {{1, 5, 9}, {3, 64, 96}, {4, 96, 64}, {5, 17, 31}};
+    for (int i = 0; i < 4; i++)
+        for (int v = 0; v < 4; v++) {
+            int64_t n = shapes[i][0], rows = shapes[i][1], cols = shapes[i][2], rc = rows * cols;
+            int64_t r = rows < cols ? rows : cols;
+            fm_dtype A = v & 1 ? BF16 : F32;
+            fm_step_state st = {.clip = 0.5f, .bad = v == 2};
+            fm_segment segs[5];
+            h->what = "muon, whole";
+            h->shift = 0;
+            fm_muon_args a = {.segs = segs, .state = &st, .n = n, .rows = rows, .cols = cols, .steps = 5,
+                              .mu = 0.95, .lr = 0.01, .weight_decay = 0.1, .dt = A};
+            a.grad = kh_in(h, n * rc, F32, 1);
+            a.m = kh_values(h, n * rc, F32, 1, true);
+            a.master = kh_values(h, n * rc, F32, 1, true);
+            a.u = kh_scratch(h, n * rc, 4);
+            a.y = kh_scratch(h, n * rc, 4);
+            a.x = kh_scratch(h, n * rc, fm_dtype_bytes(A));
+            a.p = kh_scratch(h, n * rc, 4);
+            a.g = kh_scratch(h, n * r * r, 4);
+            a.g2 = kh_scratch(h, n * r * r, 4);
+            a.ga = kh_scratch(h, n * r * r, fm_dtype_bytes(A));
+            a.norm2 = kh_scratch(h, n, 4);
+            for (int64_t j = 0; j < n; j++)
+                segs[j] = (fm_segment){.offset = (n - 1 - j) * rc, .n = rc, .weight_dtype = (int32_t)A,
+                                       .weight = kh_out(h, rc, fm_dtype_bytes(A))};
+            KH_CHECK(h, muon, &a);
+        }
+}
+
 static void check_route(kh *h, int E, int K, int groups, int v)
 {
     int64_t T = 70;
@@ -581,7 +615,7 @@ int main(void)
         cmocka_unit_test(test_combine),   cmocka_unit_test(test_loss),
         cmocka_unit_test(test_exp_bits),  cmocka_unit_test(test_flat),
         cmocka_unit_test(test_optimizer),
-        cmocka_unit_test(test_newton_schulz),
+        cmocka_unit_test(test_newton_schulz), cmocka_unit_test(test_muon_whole),
         cmocka_unit_test(test_muon),      cmocka_unit_test(test_route),
         cmocka_unit_test(test_sample),
         cmocka_unit_test(test_sample_noise),

@@ -53,7 +53,7 @@ static fm_status find(const json_t *obj, const char *file, const char *key, bool
 static fm_status get_int(const json_t *obj, const char *file, const char *key, bool optional,
                          int64_t absent, int64_t *out, fm_err *err)
 {
-    json_t *v;
+    json_t *v = NULL;
     fm_status st = find(obj, file, key, optional, &v, err);
     if (st) return st;
     if (!v && optional) {
@@ -68,7 +68,7 @@ static fm_status get_int(const json_t *obj, const char *file, const char *key, b
 static fm_status get_double(const json_t *obj, const char *file, const char *key, bool optional,
                             double absent, double *out, fm_err *err)
 {
-    json_t *v;
+    json_t *v = NULL;
     fm_status st = find(obj, file, key, optional, &v, err);
     if (st) return st;
     if (!v && optional) {
@@ -83,7 +83,7 @@ static fm_status get_double(const json_t *obj, const char *file, const char *key
 static fm_status get_bool(const json_t *obj, const char *file, const char *key, bool optional,
                           bool absent, bool *out, fm_err *err)
 {
-    json_t *v;
+    json_t *v = NULL;
     fm_status st = find(obj, file, key, optional, &v, err);
     if (st) return st;
     if (!v && optional) {
@@ -98,7 +98,7 @@ static fm_status get_bool(const json_t *obj, const char *file, const char *key, 
 static fm_status get_string(const json_t *obj, const char *file, const char *key, bool optional,
                             const char *absent, const char **out, fm_err *err)
 {
-    json_t *v;
+    json_t *v = NULL;
     fm_status st = find(obj, file, key, optional, &v, err);
     if (st) return st;
     if (!v && optional) {
@@ -115,7 +115,7 @@ static fm_status get_string(const json_t *obj, const char *file, const char *key
 static fm_status get_container(const json_t *obj, const char *file, const char *key, bool optional,
                                json_type type, json_t **out, fm_err *err)
 {
-    json_t *v;
+    json_t *v = NULL;
     fm_status st = find(obj, file, key, optional, &v, err);
     if (st) return st;
     if (!(!v && optional) && (!v || json_typeof(v) != type))

@@ -2,6 +2,8 @@
  *
  * A backend may fuse them; the bits are those of this file. The fine operators come from the table in
  * use, so that a level without a fused version still runs its own products. */
+#include <math.h>
+
 #include "ops/ref/ref.h"
 
 typedef struct product {
@@ -145,5 +147,43 @@ REF_OP(newton_schulz)
 {
     fm_status st = cast(k, a->y, fmi_full_dtype(a->dt), a->x, a->dt, a->n * a->r, a->c);
     for (int i = 0; i < a->steps && !st; i++) st = newton_schulz_step(k, a);
+    return st;
+}
+
+static void *elements(const void *p, int64_t n, fm_dtype d)
+{
+    return (char *)(uintptr_t)p + (size_t)n * fm_dtype_bytes(d);
+}
+
+REF_OP(muon)
+{
+    int64_t rc = a->rows * a->cols;
+    bool turn = a->rows > a->cols;
+    fm_dtype F = fmi_full_dtype(a->dt);
+    fm_status st = FM_OK;
+    if (a->state->bad) return FM_OK;
+    for (int64_t i = 0; i < a->n && !st; i++) {
+        int64_t off = a->segs[i].offset;
+        fm_muon_momentum_args mo = {.grad = elements(a->grad, off, F), .m = elements(a->m, off, F),
+                                    .u = elements(a->u, off, F), .norm2 = elements(a->norm2, i, F),
+                                    .state = a->state, .n = rc, .mu = a->mu, .dt = a->dt};
+        fm_muon_scale_args sc = {.x = mo.u, .norm2 = mo.norm2, .y = elements(a->y, i * rc, F),
+                                 .rows = a->rows, .cols = a->cols, .transpose = turn, .dt_x = F, .dt_y = F};
+        st = k->ops->muon_momentum(k, &mo);
+        if (!st) st = k->ops->muon_scale(k, &sc);
+    }
+    fm_newton_schulz_args ns = {.y = a->y, .x = a->x, .p = a->p, .g = a->g, .g2 = a->g2, .ga = a->ga,
+                                .n = a->n, .r = turn ? a->cols : a->rows, .c = turn ? a->rows : a->cols,
+                                .steps = a->steps, .dt = a->dt};
+    if (!st) st = k->ops->newton_schulz(k, &ns);
+    for (int64_t i = 0; i < a->n && !st; i++) {
+        const fm_segment *s = &a->segs[i];
+        fm_muon_apply_args ap = {.master = elements(a->master, s->offset, F), .o = elements(a->y, i * rc, F),
+                                 .weight = s->weight, .state = a->state, .rows = a->rows, .cols = a->cols,
+                                 .transpose = turn, .lr = a->lr, .weight_decay = a->weight_decay,
+                                 .factor = 0.2 * sqrt((double)ns.c), .dt = a->dt,
+                                 .weight_dtype = (fm_dtype)s->weight_dtype};
+        st = k->ops->muon_apply(k, &ap);
+    }
     return st;
 }

@@ -552,6 +552,21 @@ typedef struct fm_muon_apply_args {
     fm_dtype dt, weight_dtype;
 } fm_muon_apply_args;
 
+/* Muon, whole, on n matrices of rows x cols: momentum, scaling, `steps` of Newton-Schulz on the smaller side,
+ * apply with factor 0.2 sqrt(max(rows, cols)). Matrix i is segs[i] of the flat arrays grad, m, master and u
+ * (F; u is scratch). Scratch as newton_schulz's for n matrices, y too; norm2 [n] F. Obeys state->bad. */
+typedef struct fm_muon_args {
+    const void *grad;
+    void *m, *u, *master;
+    const fm_segment *segs;
+    const fm_step_state *state;
+    void *y, *x, *p, *g, *g2, *ga, *norm2;
+    int64_t n, rows, cols;
+    int steps;
+    double mu, lr, weight_decay;
+    fm_dtype dt;
+} fm_muon_args;
+
 /* SOAP, first half, one matrix: g = clip*grad; m = beta m + (1-beta) g. Nothing is touched when
  * state->bad. */
 typedef struct fm_soap_moment_args {
@@ -673,6 +688,7 @@ typedef struct fm_sample_args {
     X(muon_scale, rows)            \
     X(newton_schulz, n)            \
     X(muon_apply, rows)            \
+    X(muon, n)                     \
     X(soap_moment, n)              \
     X(soap_adam, n)                \
     X(soap_basis, n)               \

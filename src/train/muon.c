@@ -6,17 +6,11 @@
  * layer and role they have, go through the iteration together. */
 #include "train/muon.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #include "model/count.h"
 
 #define NS_STEPS 5
-
-static int64_t small_side(int64_t rows, int64_t cols)
-{
-    return rows < cols ? rows : cols;
-}
 
 static bool is_muon(const fm_param *p)
 {
@@ -76,6 +70,7 @@ static int by_shape(const void *pa, const void *pb)
 static fm_status list_matrices(fmi_optim *o, fm_err *err)
 {
     const fm_layout *lay = &o->m->lay;
+    size_t bytes = (size_t)lay->n_params * sizeof(fm_segment);
     o->matrices = fmi_zalloc((size_t)(lay->n_params + 1) * sizeof *o->matrices);
     if (!o->matrices) return FM_FAIL(err, FM_E_NOMEM, "optimizer: %d matrices", lay->n_params);
     for (int i = 0; i < lay->n_params; i++) {
@@ -84,7 +79,17 @@ static fm_status list_matrices(fmi_optim *o, fm_err *err)
             o->matrices[o->n_matrices++] = (fmi_muon_matrix){ i, p->rows, p->cols, o->g->offset[i] };
     }
     qsort(o->matrices, (size_t)o->n_matrices, sizeof *o->matrices, by_shape);
-    return FM_OK;
+    fm_segment *segs = fmi_zalloc(bytes + 1);
+    if (!segs) return FM_FAIL(err, FM_E_NOMEM, "optimizer: %d matrices", o->n_matrices);
+    for (int i = 0; i < o->n_matrices; i++) {
+        const fm_param *p = &lay->params[o->matrices[i].param];
+        segs[i] = (fm_segment){ .offset = o->matrices[i].offset, .n = fmi_param_count(p), .weight = p->w,
+                                .weight_dtype = (int32_t)p->dtype };
+    }
+    fm_status st = fm_dev_alloc(o->m->x, bytes, (void **)&o->matrix_segs, err);
+    if (!st) st = fm_segments_write(o->m->x, o->matrix_segs, segs, o->n_matrices, err);
+    fmi_free(segs);
+    return st;
 }
 
 fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
@@ -105,47 +110,6 @@ fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
     return st;
 }
 
-static void *at(const void *p, int64_t n, fm_dtype d)
-{
-    return (char *)(uintptr_t)p + (size_t)n * fm_dtype_bytes(d);
-}
-
-/* n matrices of one shape. */
-static void run_batch(fmi_optim *o, const fmi_muon_matrix *list, int n, const fmi_settings *s, double lr,
-                      const fm_step_state *state)
-{
-    fm_exec *x = o->m->x;
-    fm_dtype A = o->m->dt, F = fmi_full_dtype(A);
-    int64_t rows = list->rows, cols = list->cols, r = small_side(rows, cols), rc = rows * cols, c = rc / r;
-    bool turn = rows > cols;
-    for (int i = 0; i < n; i++) {
-        int64_t off = list[i].offset;
-        void *u = at(o->flat[FMI_V], off, F);
-        fm_op_muon_momentum(x, &(fm_muon_momentum_args){ .grad = at(o->g->flat, off, F),
-                                                         .m = at(o->flat[FMI_M], off, F), .u = u,
-                                                         .norm2 = at(o->norm2, i, F), .state = state,
-                                                         .n = rc, .mu = s->train_momentum, .dt = A });
-        fm_op_muon_scale(x, &(fm_muon_scale_args){ .x = u, .norm2 = at(o->norm2, i, F),
-                                                   .y = at(o->y, i * rc, F), .rows = rows,
-                                                   .cols = cols, .transpose = turn, .dt_x = F,
-                                                   .dt_y = F });
-    }
-    fm_op_newton_schulz(x, &(fm_newton_schulz_args){ .y = o->y, .x = o->x, .p = o->p, .g = o->a,
-                                                     .g2 = o->a2, .ga = o->ab, .n = n, .r = r, .c = c,
-                                                     .steps = NS_STEPS, .dt = A });
-    double factor = 0.2 * sqrt((double)c);
-    for (int i = 0; i < n; i++) {
-        const fm_param *p = &o->m->lay.params[list[i].param];
-        fm_op_muon_apply(x, &(fm_muon_apply_args){ .master = at(o->flat[FMI_MASTER], list[i].offset, F),
-                                                   .o = at(o->y, i * rc, F), .weight = p->w,
-                                                   .state = state, .rows = rows, .cols = cols,
-                                                   .transpose = turn, .lr = lr,
-                                                   .weight_decay = s->train_weight_decay,
-                                                   .factor = factor, .dt = A,
-                                                   .weight_dtype = p->dtype });
-    }
-}
-
 void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_state *state)
 {
     for (int i = 0, n; i < o->n_matrices; i += n) {
@@ -153,6 +117,12 @@ void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_
         int64_t most = FMI_MUON_ELEMENTS / (m->rows * m->cols);
         n = 1;
         while (n < most && i + n < o->n_matrices && m[n].rows == m->rows && m[n].cols == m->cols) n++;
-        run_batch(o, m, n, s, lr, state);
+        fm_op_muon(o->m->x, &(fm_muon_args){ .grad = o->g->flat, .m = o->flat[FMI_M], .u = o->flat[FMI_V],
+                                             .master = o->flat[FMI_MASTER], .segs = o->matrix_segs + i,
+                                             .state = state, .y = o->y, .x = o->x, .p = o->p, .g = o->a,
+                                             .g2 = o->a2, .ga = o->ab, .norm2 = o->norm2, .n = n,
+                                             .rows = m->rows, .cols = m->cols, .steps = NS_STEPS,
+                                             .mu = s->train_momentum, .lr = lr,
+                                             .weight_decay = s->train_weight_decay, .dt = o->m->dt });
     }
 }

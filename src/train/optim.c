@@ -97,7 +97,7 @@ void fmi_optim_free(fmi_optim *o)
 {
     if (!o) return;
     void *dev[] = { o->segs, o->sumsq, o->x, o->y, o->p, o->a, o->a2, o->ab, o->norm2, o->t, o->order,
-                    o->soap };
+                    o->soap, o->matrix_segs };
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++)
         if (dev[i]) fm_dev_free(o->m->x, dev[i]);
     for (int i = 0; i < FMI_FLATS; i++)
@@ -115,7 +115,8 @@ size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, fmi_op
     size_t F = fm_dtype_bytes(fmi_full_dtype(dt));
     size_t bytes = (size_t)(3 + parts.ademamix + parts.grokfast + parts.ema) * (size_t)n_grad * F;
     bytes += (size_t)lay->n_params * (sizeof(fm_segment) + sizeof(double));
-    if (parts.muon) bytes += (size_t)fmi_count_muon_bytes(lay, dt);
+    if (parts.muon)
+        bytes += (size_t)fmi_count_muon_bytes(lay, dt) + (size_t)lay->n_params * sizeof(fm_segment);
     if (parts.soap) bytes += (size_t)fmi_count_soap_bytes(lay, parts.soap, dt);
     return bytes;
 }

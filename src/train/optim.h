@@ -47,6 +47,7 @@ typedef struct fmi_optim {
     fmi_muon_group *groups;   /* SOAP's */
     int n_groups;
     fmi_muon_matrix *matrices; /* Muon's, those of one shape together */
+    fm_segment *matrix_segs;  /* device [n_params], in that order */
     int n_matrices;
     /* Muon scratch, for as many matrices as FMI_MUON_ELEMENTS hold: y, p [r, c] F; x [r, c] A, y
      * rounded; a, a2 [r, r] F; ab [r, r] A */

@@ -159,8 +159,9 @@ fm_status fmi_newton_schulz_amx(const fm_kernel_ctx *k, const fm_newton_schulz_a
     bool whole = a->c % 32 == 0 && a->r > 0 && a->c > 0, many = a->n >= k->n_threads;
     if (a->dt != FM_DTYPE_BF16 || !whole || !many || !__builtin_cpu_supports("avx512bf16") ||
         carve(&w, NULL, a->r, a->c) > k->scratch_bytes)
-        return fmi_newton_schulz_x86(k, a);
+        return ref_newton_schulz(k, a);
     job j = {k, a};
-    fmi_pool_run(k->pool, run_share, &j);
+    if (k->n_threads == 1) run_share(&j, 0, 1);
+    else fmi_pool_run(k->pool, run_share, &j);
     return FM_OK;
 }

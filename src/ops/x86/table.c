@@ -9,7 +9,7 @@ void fm_ops_init_x86(fm_ops *ops, fm_isa isa)
     if (isa < FM_ISA_AVX2) return;
     ops->gemm = fmi_gemm_x86_avx2;
     ops->gated = fmi_gated_avx2;
-    ops->newton_schulz = fmi_newton_schulz_x86;
+    ops->muon = fmi_muon_x86;
     fmi_rows_init_avx2(ops);
     fmi_attn_init_avx2(ops);
     if (isa < FM_ISA_AVX512) return;
