@@ -120,7 +120,7 @@ typedef struct gemm_case {
 #define S FM_DTYPE_F32
 
 static const int few[] = { 0, 3, 1, 0, 0, 17, 2, 0, -1 };
-static const int some[] = { 17, 2, 0, 40, 65, 16, 130, -1 };
+static const int dozens[] = { 17, 2, 0, 40, 65, 16, 130, -1 };
 static const int many[] = { 40, 0, 129, 33, -1 };
 static const int tokens[] = { 1030, 0, 1, 31, 2050, -1 };
 static const int none[] = { 0, 0, 0, -1 };
@@ -173,8 +173,8 @@ static const gemm_case cases[] = {
     { NT, H, S, 37, 48, 96, 5, 3, 7, true, 1, NULL, "dozens of rows, NaN gaps, added" },
     { NT, H, S, 100, 2720, 64, 0, 0, 0, false, 1, NULL, "dozens of rows, C past the caches" },
     { NT, H, H, 65, 32, 32, 0, 1, 1, true, 3, NULL, "dozens of rows, batch, bf16 C added to" },
-    { NT, H, H, 0, 64, 160, 0, 0, 0, false, 1, some, "experts in prefill" },
-    { NT, H, S, 0, 48, 64, 3, 0, 16, true, 1, some, "experts in prefill, added" },
+    { NT, H, H, 0, 64, 160, 0, 0, 0, false, 1, dozens, "experts in prefill" },
+    { NT, H, S, 0, 48, 64, 3, 0, 16, true, 1, dozens, "experts in prefill, added" },
     { TN, H, S, 40, 72, 0, 0, 0, 0, true, 1, tokens, "expert weight gradients" },
     { TN, H, S, 40, 24, 0, 1, 1, 1, false, 1, tokens, "expert weight gradients, zeros for none" },
     { TN, S, S, 7, 24, 0, 1, 1, 1, false, 1, tokens, "expert weight gradients" },

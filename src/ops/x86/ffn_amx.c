@@ -4,7 +4,7 @@
  * columns at a time and go through the activation while the next products run; the hidden row never leaves
  * L1. The weights of a group are packed once a thread and stay in L2. Backward: the same walk for dh,
  * dgate, dup and dx; weight gradients follow in ffn_dw_amx.c. Shapes that do not fit (odd sizes, weights
- * larger than that, few rows) go to thin.h or the composite. docs/kernels/ffn.md. */
+ * larger than the scratch, few rows) go to thin.h or the composite. docs/kernels/ffn.md. */
 #pragma GCC target("avx512bf16")
 #include "ops/x86/ffn_amx.h"
 
@@ -13,6 +13,7 @@
 #include "ops/x86/x86.h"
 
 #define ROWS_MIN 48 /* rows of a group below which packing its weights does not pay */
+#define ROWS_MIN_LARGE 192 /* the same, forward, of weights that do not stay in L2 */
 #define WEIGHTS_MAX ((size_t)3 << 19) /* bytes of a group's weights that stay in L2 beside the rows */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an output that will not be read from a cache */
 
@@ -38,11 +39,12 @@ static size_t carve(work *w, char *scratch, int64_t D, int64_t M)
     return c.used;
 }
 
-static bool fits(const fm_kernel_ctx *k, fm_dtype dt, int64_t G, int64_t D, int64_t M, int groups)
+static bool fits(const fm_kernel_ctx *k, fm_dtype dt, int64_t G, int64_t D, int64_t M, int groups,
+                 int64_t rows_min)
 {
     work w;
     return dt == FM_DTYPE_BF16 && D % 32 == 0 && M % 32 == 0 && D > 0 && M > 0
-        && G >= ROWS_MIN * (int64_t)(groups > 0 ? groups : 1) && 3 * ffn_packed(M, D) <= WEIGHTS_MAX
+        && G >= rows_min * (int64_t)(groups > 0 ? groups : 1)
         && carve(&w, NULL, D, M) <= k->scratch_bytes
         && __builtin_cpu_supports("avx512bf16");
 }
@@ -216,7 +218,8 @@ static void gated_group(const void *args, work *w, int g, int64_t row, int64_t e
 
 static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
 {
-    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups))
+    int64_t rows_min = 3 * ffn_packed(a->M, a->D) <= WEIGHTS_MAX ? ROWS_MIN : ROWS_MIN_LARGE;
+    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, rows_min))
         return fmi_gated_thin(k, a, FM_ISA_AMX) ? FM_OK : ref_gated(k, a);
     bool stream = streams(a->G, a->M, a->gate, a->up, a->y);
     walk s = {k, a, gated_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
@@ -313,7 +316,7 @@ static void bwd_group(const void *args, work *w, int g, int64_t row, int64_t end
 
 static fm_status gated_bwd(const fm_kernel_ctx *k, const fm_gated_bwd_args *a)
 {
-    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups)) return ref_gated_bwd(k, a);
+    if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, ROWS_MIN)) return ref_gated_bwd(k, a);
     bool stream = streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
     walk s = {k, a, bwd_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
     fmi_pool_run(k->pool, walk_thread, &s);
