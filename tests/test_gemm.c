@@ -170,7 +170,7 @@ static const gemm_case cases[] = {
     { NN, S, S, 0, 48, 128, 0, 1, 0, true, 1, many, "experts backward" },
     { NT, S, S, 0, 20, 30, 0, 0, 0, false, 1, few, "experts f32" },
     { NT, H, H, 100, 192, 256, 0, 0, 0, false, 1, NULL, "dozens of rows" },
-    { NT, H, S, 37, 48, 96, 5, 3, 7, true, 1, NULL, "dozens of rows, NaN gaps, added" },
+    { NT, H, S, 37, 208, 96, 5, 3, 7, true, 1, NULL, "dozens of rows, NaN gaps, added" },
     { NT, H, S, 100, 2720, 64, 0, 0, 0, false, 1, NULL, "dozens of rows, C past the caches" },
     { NT, H, H, 65, 32, 32, 0, 1, 1, true, 3, NULL, "dozens of rows, batch, bf16 C added to" },
     { NT, H, H, 0, 64, 160, 0, 0, 0, false, 1, dozens, "experts in prefill" },

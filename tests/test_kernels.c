@@ -422,8 +422,8 @@ static void test_newton_schulz(void **state)
 {
     kh *h = *state;
     static const int shapes[][3] = {{1, 1, 1}, {2, 16, 16}, {5, 17, 31}, {4, 96, 160}, {7, 32, 64},
-                                    {3, 64, 288},  {4, 80, 96}};
-    for (int i = 0; i < 7; i++)
+                                    {3, 64, 288},  {4, 80, 96}, {0, 4, 8}};
+    for (int i = 0; i < 8; i++)
         for (int v = 0; v < 2; v++) {
             int64_t n = shapes[i][0], r = shapes[i][1], c = shapes[i][2];
             fm_dtype A = v ? BF16 : F32;
@@ -444,8 +444,8 @@ static void test_newton_schulz(void **state)
 static void test_muon_whole(void **state)
 {
     kh *h = *state;
-    static const int shapes[][3] = {{1, 5, 9}, {3, 64, 96}, {4, 96, 64}, {5, 17, 31}};
-    for (int i = 0; i < 4; i++)
+    static const int shapes[][3] = {{1, 5, 9}, {3, 64, 96}, {4, 96, 64}, {5, 17, 31}, {0, 4, 8}};
+    for (int i = 0; i < 5; i++)
         for (int v = 0; v < 4; v++) {
             int64_t n = shapes[i][0], rows = shapes[i][1], cols = shapes[i][2], rc = rows * cols;
             int64_t r = rows < cols ? rows : cols;

@@ -88,7 +88,8 @@ int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp)
     return ((int64_t)c->kv_lora_rank + c->qk_rope_head_dim) * layers * (int64_t)fm_dtype_bytes(dt);
 }
 
-/* Shapes of matrices in a model: dense, experts and shared experts in two directions, attention, MTP. */
+/* Shapes of matrices in a model: dense, experts and shared experts in two directions, attention, MTP; 13 at
+ * most (layout.c). */
 #define SHAPES_MAX 32
 
 void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out)
@@ -112,9 +113,9 @@ void fmi_count_muon(const fm_layout *l, fmi_muon_sizes *out)
         shape[s].count++;
     }
     for (int s = 0; s < n_shapes; s++) {
-        int64_t n = shape[s].rows * shape[s].cols, fit = FMI_MUON_ELEMENTS / n;
+        int64_t n = shape[s].rows * shape[s].cols, fit = fmi_muon_fit(n);
         int64_t r = shape[s].rows < shape[s].cols ? shape[s].rows : shape[s].cols;
-        int64_t copies = shape[s].count < fit ? shape[s].count : fit > 1 ? fit : 1;
+        int64_t copies = shape[s].count < fit ? shape[s].count : fit;
         if (copies > m.batch) m.batch = copies;
         if (copies * n > m.x) m.x = copies * n;
         if (copies * r * r > m.gram) m.gram = copies * r * r;
@@ -127,7 +128,7 @@ int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt)
     fmi_muon_sizes m;
     int64_t A = (int64_t)fm_dtype_bytes(dt), F = (int64_t)fm_dtype_bytes(fmi_full_dtype(dt));
     fmi_count_muon(l, &m);
-    return m.x * (A + 2 * F) + m.gram * (2 * F + A) + m.batch * F;
+    return m.x * (A + 2 * F) + m.gram * (2 * F + A) + m.batch * F + l->n_params * (int64_t)sizeof(fm_segment);
 }
 
 void fmi_count_soap(const fm_layout *l, int64_t limit, fmi_soap_sizes *out)

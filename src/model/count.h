@@ -38,8 +38,13 @@ void fmi_count_flops(const fm_config *c, const fm_layout *l, int64_t L, fmi_flop
 int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp);
 
 /* Muon's scratch: elements of matrices of one shape, as many at a time as FMI_MUON_ELEMENTS hold (at
- * least one), of their Gram matrices, and the most matrices at a time. train/muon.c carves by it. */
+ * least one), of their Gram matrices, and the most matrices at a time. train/muon.c carves by it. SOAP
+ * takes as many of a group's matrices at a time. */
 #define FMI_MUON_ELEMENTS ((int64_t)2 << 20)
+static inline int64_t fmi_muon_fit(int64_t elements)
+{
+    return elements < FMI_MUON_ELEMENTS ? FMI_MUON_ELEMENTS / elements : 1;
+}
 typedef struct fmi_muon_sizes {
     int64_t x, gram;
     int64_t batch;

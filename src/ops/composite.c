@@ -106,8 +106,8 @@ static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schu
 {
     int64_t r = a->r, c = a->c, rr = r * r, rc = r * c;
     fm_dtype A = a->dt, F = fmi_full_dtype(A);
-    bool bf16 = A == FM_DTYPE_BF16;
-    const void *g = A == F ? a->g : a->ga, *b = A == F ? a->g2 : a->ga;
+    bool round = A != F;
+    const void *g = round ? a->ga : a->g, *b = round ? a->ga : a->g2;
     fm_gemm_args gram = {.a = a->x,
                          .b = a->x,
                          .c = a->g,
@@ -130,21 +130,22 @@ static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schu
     fm_gemm_args turn = {.a = b, .b = a->x, .c = a->p, .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r,
                          .ldb = c, .ldc = c, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
                          .stride_b = rc, .stride_c = rc};
-    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = bf16 ? a->ga : NULL, .n = a->n * rr, .alpha = FMI_NS_B,
+    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = round ? a->ga : NULL, .n = a->n * rr, .alpha = FMI_NS_B,
                          .beta = FMI_NS_C, .dt = F};
-    fm_axpby_args add = {.x = a->p, .y = a->y, .ya = bf16 ? a->x : NULL, .n = a->n * rc, .alpha = 1,
+    fm_axpby_args add = {.x = a->p, .y = a->y, .ya = round ? a->x : NULL, .n = a->n * rc, .alpha = 1,
                          .beta = FMI_NS_A, .dt = F};
     fm_status st = k->ops->gemm(k, &gram);
-    if (!st && A != F) st = cast(k, a->g, F, a->ga, A, a->n * r, r);
+    if (!st && round) st = cast(k, a->g, F, a->ga, A, a->n * r, r);
     if (!st) st = k->ops->gemm(k, &square);
     if (!st) st = k->ops->axpby(k, &mix);
     if (!st) st = k->ops->gemm(k, &turn);
     if (!st) st = k->ops->axpby(k, &add);
-    return st || bf16 ? st : cast(k, a->y, F, a->x, A, a->n * r, c);
+    return st || round ? st : cast(k, a->y, F, a->x, A, a->n * r, c);
 }
 
 REF_OP(newton_schulz)
 {
+    if (a->n <= 0) return FM_OK;
     fm_status st = cast(k, a->y, fmi_full_dtype(a->dt), a->x, a->dt, a->n * a->r, a->c);
     for (int i = 0; i < a->steps && !st; i++) st = newton_schulz_step(k, a);
     return st;
@@ -161,7 +162,7 @@ REF_OP(muon)
     bool turn = a->rows > a->cols;
     fm_dtype F = fmi_full_dtype(a->dt);
     fm_status st = FM_OK;
-    if (a->state->bad) return FM_OK;
+    if (a->n <= 0 || a->state->bad) return FM_OK;
     for (int64_t i = 0; i < a->n && !st; i++) {
         int64_t off = a->segs[i].offset;
         fm_muon_momentum_args mo = {.grad = elements(a->grad, off, F), .m = elements(a->m, off, F),

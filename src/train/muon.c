@@ -54,8 +54,8 @@ fm_status fmi_muon_groups(fmi_optim *o, fm_err *err)
 
 int fmi_muon_batch(const fmi_muon_group *g)
 {
-    int64_t fit = FMI_MUON_ELEMENTS / (g->rows * g->cols);
-    return fit < 1 ? 1 : fit > g->count ? g->count : (int)fit;
+    int64_t fit = fmi_muon_fit(g->rows * g->cols);
+    return fit > g->count ? g->count : (int)fit;
 }
 
 /* By shape, and the parameters' order within one. */
@@ -114,7 +114,7 @@ void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_
 {
     for (int i = 0, n; i < o->n_matrices; i += n) {
         const fmi_muon_matrix *m = &o->matrices[i];
-        int64_t most = FMI_MUON_ELEMENTS / (m->rows * m->cols);
+        int64_t most = fmi_muon_fit(m->rows * m->cols);
         n = 1;
         while (n < most && i + n < o->n_matrices && m[n].rows == m->rows && m[n].cols == m->cols) n++;
         fm_op_muon(o->m->x, &(fm_muon_args){ .grad = o->g->flat, .m = o->flat[FMI_M], .u = o->flat[FMI_V],

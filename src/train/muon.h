@@ -1,12 +1,11 @@
-/* The matrices' half of the optimizer: their groups, Muon's Newton-Schulz iteration, SOAP. */
+/* The matrices' half of the optimizer: Muon, and SOAP with its groups. */
 #ifndef FM_TRAIN_MUON_H
 #define FM_TRAIN_MUON_H
 
 #include "train/optim.h"
 
-/* Finds the groups and allocates the scratch. */
-fm_status fmi_muon_groups(fmi_optim *o, fm_err *err);
-fm_status fmi_muon_plan(fmi_optim *o, fm_err *err);
+fm_status fmi_muon_groups(fmi_optim *o, fm_err *err); /* SOAP's groups */
+fm_status fmi_muon_plan(fmi_optim *o, fm_err *err);   /* lists the matrices, allocates the scratch */
 void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_state *state);
 /* Matrices of a group that go through the products together. */
 int fmi_muon_batch(const fmi_muon_group *g);

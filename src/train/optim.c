@@ -115,8 +115,7 @@ size_t fmi_optim_bytes(const fm_layout *lay, int64_t n_grad, fm_dtype dt, fmi_op
     size_t F = fm_dtype_bytes(fmi_full_dtype(dt));
     size_t bytes = (size_t)(3 + parts.ademamix + parts.grokfast + parts.ema) * (size_t)n_grad * F;
     bytes += (size_t)lay->n_params * (sizeof(fm_segment) + sizeof(double));
-    if (parts.muon)
-        bytes += (size_t)fmi_count_muon_bytes(lay, dt) + (size_t)lay->n_params * sizeof(fm_segment);
+    if (parts.muon) bytes += (size_t)fmi_count_muon_bytes(lay, dt);
     if (parts.soap) bytes += (size_t)fmi_count_soap_bytes(lay, parts.soap, dt);
     return bytes;
 }

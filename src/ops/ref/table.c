@@ -20,7 +20,8 @@ void ref_run(const fm_kernel_ctx *k, ref_range_fn fn, const void *args, int64_t 
 {
     if (n <= 0) return;
     ref_job j = {k, fn, args, n};
-    fmi_pool_run(k->pool, job_run, &j);
+    if (k->n_threads == 1) job_run(&j, 0, 1); /* perhaps inside a thread of the pool */
+    else fmi_pool_run(k->pool, job_run, &j);
 }
 
 fm_status ref_run_dt(const fm_kernel_ctx *k, fm_dtype dt, ref_versions v, const void *args,

@@ -7,15 +7,12 @@
 #pragma GCC target("avx512bf16")
 #include <immintrin.h>
 
-#include "ops/x86/gemm_x86.h"
+#include "ops/x86/amx_tiles.h"
 #include "ops/x86/v16.h"
 #include "ops/x86/x86.h"
 
 #define ATTN_AMX
 #include "ops/x86/tile_mm.inc"
-
-/* Stands between tile instructions (amx_tiles.h). */
-#define GAP __asm__ volatile("nop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop\n\tnop")
 
 static inline void tiles_enter(void)
 {
@@ -47,24 +44,24 @@ MM_INLINE void mm_tiles(const mm_args *g, int r, int l, const bool two_r, const 
     int64_t step_a = mm_sa(g), step_b = mm_sb(g);
     for (int w = 0; w < g->kw; w += 16, a += step_a, b += step_b) {
         _tile_loadd(4, a, sa);
-        GAP;
+        gap();
         _tile_loadd(6, b, sb);
-        GAP;
+        gap();
         _tile_dpbf16ps(0, 4, 6);
-        GAP;
+        gap();
         if (two_l) {
             _tile_loadd(7, b + 16, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(1, 4, 7);
-            GAP;
+            gap();
         }
         if (two_r) {
             _tile_loadd(5, a + 16 * g->lda, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(2, 5, 6);
-            GAP;
+            gap();
             if (two_l) _tile_dpbf16ps(3, 5, 7);
-            GAP;
+            gap();
         }
     }
     _tile_stored(0, c, sc);
@@ -95,65 +92,65 @@ MM_INLINE void mm_six(const mm_args *g, const bool wide)
         _tile_loadd(2, c2, sc);
         _tile_loadd(3, g->c + other, sc);
         _tile_loadd(4, c1 + other, sc);
-        GAP;
+        gap();
         _tile_loadd(5, c2 + other, sc);
-        GAP;
+        gap();
     }
     for (int w = 0; w < g->kw; w += 16, a += step_a, b += step_b) {
         if (wide) {
             _tile_loadd(6, a, sa);
-            GAP;
+            gap();
             _tile_loadd(7, b, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(0, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(7, b + 16, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(1, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(7, b + 32, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(2, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(6, a + 16 * g->lda, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(5, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(7, b + 16, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(4, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(7, b, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(3, 6, 7);
-            GAP;
+            gap();
         } else {
             _tile_loadd(6, a, sa);
-            GAP;
+            gap();
             _tile_loadd(7, b, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(0, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(6, a + 16 * g->lda, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(1, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(6, a + 32 * g->lda, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(2, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(7, b + 16, sb);
-            GAP;
+            gap();
             _tile_dpbf16ps(5, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(6, a + 16 * g->lda, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(4, 6, 7);
-            GAP;
+            gap();
             _tile_loadd(6, a, sa);
-            GAP;
+            gap();
             _tile_dpbf16ps(3, 6, 7);
-            GAP;
+            gap();
         }
     }
     _tile_stored(0, g->c, sc);

@@ -2,7 +2,7 @@
  *
  * A block is 32 rows. Its input is gathered once into tile layout and stays in L1; gate and up come out 32
  * columns at a time and go through the activation while the next products run; the hidden row never leaves
- * L1. The weights of a group are packed once a thread and stay in L2. Backward: the same walk for dh,
+ * L1. The weights of a group are packed once a thread; small ones stay in L2. Backward: the same walk for dh,
  * dgate, dup and dx; weight gradients follow in ffn_dw_amx.c. Shapes that do not fit (odd sizes, weights
  * larger than the scratch, few rows) go to thin.h or the composite. docs/kernels/ffn.md. */
 #pragma GCC target("avx512bf16")

@@ -320,11 +320,6 @@ static void run_problem(worker *w, const problem *q, int64_t u0, int64_t u1)
     else run_by_unit(w, q, u0, u1);
 }
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a <= 0 ? 0 : (a + b - 1) / b;
-}
-
 static void drive_thread(void *arg, int tid, int n_threads)
 {
     const drive *d = arg;
@@ -349,7 +344,7 @@ static void drive_thread(void *arg, int tid, int n_threads)
         problem q;
         plan_problem(&q, d, i);
         if (q.n_units == 0) continue;
-        int64_t u0 = ceil_div(lo - base, q.unit_cost), u1 = ceil_div(hi - base, q.unit_cost);
+        int64_t u0 = fmi_ceil_div(lo - base, q.unit_cost), u1 = fmi_ceil_div(hi - base, q.unit_cost);
         if (u1 > q.n_units) u1 = q.n_units;
         if (u0 < u1) run_problem(&w, &q, u0, u1);
         base += q.n_units * q.unit_cost;

@@ -84,6 +84,12 @@ extern const fmi_gemm_kern fmi_gemm_bf16_avx2, fmi_gemm_f32_avx2;
 extern const fmi_gemm_kern fmi_gemm_bf16_avx512, fmi_gemm_f32_avx512;
 extern const fmi_gemm_kern fmi_gemm_bf16_amx;
 
+/* Units of cost b that begin below a, for shares of a list of problems. */
+static inline int64_t fmi_ceil_div(int64_t a, int64_t b)
+{
+    return a <= 0 ? 0 : (a + b - 1) / b;
+}
+
 /* Tile configuration of eight full tiles for the calling thread; release gives the state back. */
 void fmi_tiles_configure_amx(void);
 void fmi_tiles_release_amx(void);

@@ -1,5 +1,5 @@
-/* Newton-Schulz on AMX tiles, a thread to a matrix, all in the core's L2; the bits are those of
- * ops/composite.c.
+/* Newton-Schulz on AMX tiles, a thread to a matrix, in its scratch (small ones in L2); the bits are those
+ * of ops/composite.c.
  *
  * G = X X^T and B = -4.7750 G + 2.0315 G G are symmetric to the last bit (products commute, chains run over
  * the same k), so the blocks below the diagonal are computed and mirrored. Blocks are rounded, mixed and

@@ -4,11 +4,14 @@
 #include <xmmintrin.h>
 
 #include "ops/ref/ref.h"
+#include "ops/x86/gemm_x86.h"
 #include "ops/x86/thin.h"
 #include "ops/x86/wide.h"
 
 #define CSR_FTZ_DAZ 0x8040u
-#define X_BYTES ((size_t)2 << 20) /* of scratch for widened rows of A */
+#define X_BYTES ((size_t)2 << 20) /* of scratch for rows of A, widened or packed */
+#define WIDE_BYTES ((int64_t)1 << 20) /* of packed rows that stay in L2 */
+#define WIDE_BLOCKS 4             /* of 16 columns a thread, or packing the rows does not pay */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
 #define WIDE_ROWS 128             /* rows of a problem, on average, up to which weights stay in place */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an f32 C that no cache keeps for its reader */
@@ -79,7 +82,7 @@ static int64_t block_cost(int64_t m)
     return 4 + (m + FMI_WIDE_TILE - 1) / FMI_WIDE_TILE;
 }
 
-/* The same for more rows than a narrow tile holds. */
+/* run_problem for more rows than a narrow tile holds. */
 static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, char *scratch)
 {
     const fm_gemm_args *a = j->a;
@@ -94,7 +97,7 @@ static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, con
                         .ldc = a->ldc,
                         .bf16 = a->dtc == FM_DTYPE_BF16,
                         .add = a->accumulate,
-                        .stream = lines && 4 * rows * a->n >= STREAM_MIN};
+                        .stream = lines && a->dtc == FM_DTYPE_F32 && 4 * rows * a->n >= STREAM_MIN};
     float *acc = (float *)(void *)(scratch + X_BYTES);
     fmi_wide w = {.acc = {acc, acc + FMI_WIDE_ACC_BYTES / sizeof *acc}};
     for (int t = 0; t < tiles; t++) {
@@ -176,11 +179,6 @@ static void activate(const pass *w, const problem *p, int64_t n0, int64_t n1)
     alone.ops->swiglu(&alone, &s);
 }
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a <= 0 ? 0 : (a + b - 1) / b;
-}
-
 static void thin_thread(void *arg, int tid, int n_threads)
 {
     const pass *w = arg;
@@ -193,7 +191,7 @@ static void thin_thread(void *arg, int tid, int n_threads)
     for (int i = 0; i < j->n_problems && base < hi; i++) {
         if (rows_of(j->a, i) == 0) continue;
         int64_t each = block_cost(rows_of(j->a, i));
-        int64_t u0 = ceil_div(lo - base, each), u1 = ceil_div(hi - base, each);
+        int64_t u0 = fmi_ceil_div(lo - base, each), u1 = fmi_ceil_div(hi - base, each);
         if (u1 > j->blocks) u1 = j->blocks;
         base += j->blocks * each;
         if (u0 >= u1) continue;
@@ -226,8 +224,9 @@ static int64_t rows_max(const job *j, int64_t live, fm_isa isa)
     bool wide = isa >= FM_ISA_AMX && j->el == 2 && a->kind == FM_GEMM_NT && a->n % 16 == 0 && a->k % 32 == 0;
     int64_t rows = 0, most = WIDE_ROWS;
     for (int i = 0; i < j->n_problems; i++) rows += rows_of(a, i);
-    if (!wide || rows > most * live) return FMI_THIN_ROWS;
-    return (int64_t)(X_BYTES / 2) / (2 * a->k) / FMI_WIDE_TILE * FMI_WIDE_TILE;
+    bool few = a->n / FMI_WIDE_TILE * live < WIDE_BLOCKS * j->ctx->n_threads;
+    if (!wide || few || rows > most * live) return FMI_THIN_ROWS;
+    return WIDE_BYTES / (2 * a->k) / FMI_WIDE_TILE * FMI_WIDE_TILE;
 }
 
 /* Fills a job; 0: not such a product, 1: run it, 2: nothing to do. */

@@ -173,11 +173,6 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
     flush(w);
 }
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a <= 0 ? 0 : (a + b - 1) / b;
-}
-
 static void run_thread(void *arg, int tid, int n_threads)
 {
     const job *d = arg;
@@ -195,7 +190,7 @@ static void run_thread(void *arg, int tid, int n_threads)
         int64_t cost = problem_cost(&q);
         if (!cost) continue;
         int64_t n = a_blocks(&q) * b_groups(&q), each = unit_cost(&q);
-        int64_t u0 = ceil_div(lo - base, each), u1 = ceil_div(hi - base, each);
+        int64_t u0 = fmi_ceil_div(lo - base, each), u1 = fmi_ceil_div(hi - base, each);
         if (u1 > n) u1 = n;
         if (u0 < u1) run_units(&w, &q, u0, u1);
         base += cost;
@@ -214,7 +209,7 @@ fm_status fmi_tn_run(const fm_kernel_ctx *k, fmi_tn_fn fn, const void *arg, int 
         d.total += problem_cost(&q);
     }
     if (d.total == 0) return FM_OK;
-    if (d.total < 1 << 15) run_thread(&d, 0, 1);
+    if (d.total < 1 << 15 || k->n_threads == 1) run_thread(&d, 0, 1);
     else fmi_pool_run(k->pool, run_thread, &d);
     return FM_OK;
 }

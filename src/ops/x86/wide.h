@@ -2,7 +2,7 @@
  * over experts.
  *
  * As in decode (thin.h) 16 rows of the weight are a tile as they lie, fetched into L1 a little ahead of
- * their use; the rows of A, packed once a thread as tiles of pairs, stay in L2 and pass by, four tiles at
+ * their use; the rows of A, packed by each thread as tiles of pairs, stay in L2 and pass by, four tiles at
  * a time. A finished pass is transposed and stored between the tile steps of the next. */
 #ifndef FM_OPS_X86_WIDE_H
 #define FM_OPS_X86_WIDE_H
