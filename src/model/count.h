@@ -40,7 +40,7 @@ int64_t fmi_count_kv_bytes(const fm_config *c, fm_dtype dt, bool mtp);
 /* Muon's scratch: elements of matrices of one shape, as many at a time as FMI_MUON_ELEMENTS hold (at
  * least one), of their Gram matrices, and the most matrices at a time. train/muon.c carves by it. SOAP
  * takes as many of a group's matrices at a time. */
-#define FMI_MUON_ELEMENTS ((int64_t)2 << 20)
+#define FMI_MUON_ELEMENTS ((int64_t)1 << 19)
 static inline int64_t fmi_muon_fit(int64_t elements)
 {
     return elements < FMI_MUON_ELEMENTS ? FMI_MUON_ELEMENTS / elements : 1;
