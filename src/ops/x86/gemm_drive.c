@@ -13,6 +13,8 @@
 
 #define PANELS_MAX ((size_t)5 << 19)  /* scratch for packed P                     */
 #define PANELS_AIM ((size_t)1 << 20)  /* what leaves room for R and C in L2       */
+#define LONG_K 4096                   /* a chain above goes in steps, where C can hold its sums */
+#define LONG_PIECE 2048
 #define ACC_COLS 1024                 /* columns of a unit, at most               */
 #define ACC_LD (ACC_COLS + 16)        /* their row length: rows differ in L1 set  */
 #define CSR_FTZ_DAZ 0x8040u
@@ -27,6 +29,7 @@ typedef struct problem {
     int64_t group_rows;   /* rows of P in a group, a multiple of kern->panel */
     int64_t n_units, unit_cost;
     bool chunked;         /* pieces are chains of their own                  */
+    bool stepped;         /* one long chain, whose sums wait in C between pieces */
 } problem;
 
 typedef struct drive {
@@ -88,13 +91,23 @@ static void swap_roles(problem *q)
     q->dst.transposed = !q->dst.transposed;
 }
 
+/* A long chain in f32 that nothing is added to: packed whole, a group of panels would be one panel, and R
+ * would be read anew for each. */
+static bool steps(const problem *q, const drive *d)
+{
+    return d->a->kind != FM_GEMM_TN && q->k > LONG_K && !q->dst.bf16 && !q->dst.add &&
+           q->n_r >= 4 * d->kern->block && q->n_p >= 2 * d->kern->panel;
+}
+
 /* Pieces, groups of panels and units of a problem whose roles are set. */
 static void plan_blocks(problem *q, const drive *d)
 {
     const fmi_gemm_kern *kern = d->kern;
     int64_t panel = kern->panel, k_bytes = panel * kern->packed_bytes;
     q->chunked = d->a->kind == FM_GEMM_TN;
-    q->piece = q->chunked ? FMI_GEMM_CHUNK : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
+    q->stepped = steps(q, d) && !q->dst.transposed;
+    int64_t step = kern->k_block < LONG_PIECE ? kern->k_block : LONG_PIECE;
+    q->piece = q->chunked ? FMI_GEMM_CHUNK : q->stepped ? step : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
     if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
     q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
     q->n_blocks = (q->n_r + kern->block - 1) / kern->block;
@@ -154,7 +167,7 @@ static void plan_problem(problem *q, const drive *d, int i)
     if (m <= 0 || a->n <= 0 || (k <= 0 && a->accumulate && a->kind == FM_GEMM_TN)) return;
     problem s = *q;
     swap_roles(&s);
-    if (role_cost(&s, d) < role_cost(q, d)) *q = s;
+    if (!steps(q, d) && role_cost(&s, d) < role_cost(q, d)) *q = s;
     plan_blocks(q, d);
 }
 
@@ -239,6 +252,33 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
     } while (kb < k);
 }
 
+/* One unit over one piece of a long chain that goes on from C (load) and stays there. */
+static void run_step(worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t u, int64_t k0, int64_t k,
+                     bool load)
+{
+    const fmi_gemm_kern *kern = w->d->kern;
+    int64_t row = u % q->n_blocks * kern->block, p0 = u / q->n_blocks * q->group_rows;
+    int64_t p1 = p0 + q->group_rows < q->n_p ? p0 + q->group_rows : q->n_p;
+    int rows = (int)(q->n_r - row < kern->block ? q->n_r - row : kern->block);
+    size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
+    const char *panel = w->panels;
+    fmi_gemm_rows r;
+    kern->prepare(&r, w->rows, &q->r, row, rows, k0, k);
+    for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
+        int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
+        fmi_gemm_dst c = dst_at(dst, 0, p - p0);
+        float *at = (float *)(void *)c.c, *tile = w->tile[0];
+        if (rows == kern->block && cols == kern->panel) {
+            kern->mul(&r, panel, cols, at, c.ldc, load);
+            continue;
+        }
+        for (int i = 0; i < rows && load; i++)
+            memcpy(tile + i * FMI_GEMM_PANEL_MAX, at + i * c.ldc, (size_t)cols * sizeof *at);
+        kern->mul(&r, panel, cols, tile, FMI_GEMM_PANEL_MAX, load);
+        kern->store(tile, FMI_GEMM_PANEL_MAX, rows, cols, &c);
+    }
+}
+
 static fmi_gemm_dst unit_dst(const worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t u)
 {
     return dst_at(dst, u % q->n_blocks * w->d->kern->block, u / q->n_blocks * q->group_rows);
@@ -260,6 +300,20 @@ static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
         }
     }
     flush(w);
+}
+
+/* Units u0 .. u1-1 of a long chain, piece by piece. */
+static void run_by_step(worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    for (int64_t i = 0; i < q->n_pieces; i++) {
+        int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
+        for (int64_t u = u0; u < u1; u++) {
+            fmi_gemm_dst dst = unit_dst(w, q, &q->dst, u);
+            if (u / q->n_blocks != packed) pack_group(w, q, u / q->n_blocks, k0, k);
+            packed = u / q->n_blocks;
+            run_step(w, q, &dst, u, k0, k, i > 0);
+        }
+    }
 }
 
 /* One chain longer than the scratch holds packed: each unit walks all pieces by itself. */
@@ -315,7 +369,8 @@ static void run_chunks_bf16(worker *w, const problem *q, int64_t u0, int64_t u1)
 
 static void run_problem(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
-    if (q->n_pieces == 1 || (q->chunked && !q->dst.bf16)) run_by_piece(w, q, u0, u1);
+    if (q->stepped) run_by_step(w, q, u0, u1);
+    else if (q->n_pieces == 1 || (q->chunked && !q->dst.bf16)) run_by_piece(w, q, u0, u1);
     else if (q->chunked) run_chunks_bf16(w, q, u0, u1);
     else run_by_unit(w, q, u0, u1);
 }
