@@ -9,7 +9,7 @@
 #define EOS "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
 #define HOLDER "<\xef\xbd\x9cplace\xe2\x96\x81holder\xe2\x96\x81no\xe2\x96\x81"
 
-/* The V3 tokenizer with placeholders renamed as V3.1 does; `all` false: the think tokens only (R1).
+/* The V3 tokenizer with reserved tokens renamed as V3.1 does; `all` false: the think tokens only (R1).
  */
 static fm_tokenizer *open_renamed(bool all)
 {

@@ -286,10 +286,25 @@ static void test_bad_files(void **state)
     expect_refused(
         small_json(ab, "", "{\"id\":300,\"content\":\"<x>\"},{\"id\":301,\"content\":\"<x>\"}", ""),
         FM_E_FORMAT, "<x>", "301");
-    expect_refused(small_json(ab, "", "{\"id\":300,\"content\":\"<x>\",\"lstrip\":true}", ""),
-                   FM_E_UNSUPPORTED, "<x>", "lstrip");
     expect_refused(fmi_strdup("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}"),
                    FM_E_UNSUPPORTED, "WordPiece", "model.type");
+    static const char *const off[] = {"single_word", "lstrip", "rstrip"};
+    for (int i = 0; i < 3; i++) {
+        char *added = fmi_format("{\"id\":300,\"content\":\"<x>\",\"%s\":true}", off[i]);
+        expect_refused(small_json(ab, "", added, ""), FM_E_UNSUPPORTED, "<x>", off[i]);
+        fmi_free(added);
+    }
+    static const char *const model[][2] = {{"dropout", "0.1"},
+                                           {"byte_fallback", "true"},
+                                           {"continuing_subword_prefix", "\"##\""},
+                                           {"end_of_word_suffix", "\"</w>\""}};
+    for (int i = 0; i < 4; i++)
+        expect_refused(fmi_format("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[],"
+                                  "\"%s\":%s}}", model[i][0], model[i][1]),
+                       FM_E_UNSUPPORTED, model[i][0], "model.");
+    expect_refused(fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},"
+                              "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}}"),
+                   FM_E_UNSUPPORTED, "add_prefix_space", "pre_tokenizer");
     expect_refused(fmi_strdup("{\"added_tokens\":[]}"), FM_E_FORMAT, "model", "");
     expect_refused(
         fmi_strdup("{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":"

@@ -1,8 +1,9 @@
 /* tokenizer.json to fm_tokenizer.
  *
  * Read: model BPE (vocab, merges as "a b" or as pairs, ignore_merges), added_tokens, pre_tokenizer
- * (Split, ByteLevel, Digits, Sequence), decoder ByteLevel. Refused with the entry's name: other
- * kinds, any normalizer that does something, options that would change ids and are not implemented.
+ * (Split, ByteLevel, Digits, Sequence), decoder ByteLevel. Refused with the entry's name, since ids
+ * would differ: other kinds, any normalizer that does something, dropout, byte_fallback, prefixes and
+ * suffixes of subwords, add_prefix_space, added tokens with single_word, lstrip or rstrip.
  * Merges must name tokens of the vocabulary, ids must be unique and below 2^24, all 256 bytes must
  * have a token. Where a merge is listed twice the later rank counts, as in the Hugging Face
  * library. */
