@@ -40,9 +40,15 @@ static inline void pairs_tile(char *dst, const char *src, int64_t stride)
     }
 }
 
+ALWAYS void put_line(void *to, __m512i v, bool stream)
+{
+    if (stream) _mm512_stream_si512(to, v);
+    else _mm512_storeu_si512(to, v);
+}
+
 /* 32 rows k of 16 bf16 -> dst[row][k], rows of 64 bytes: lanes gather k = i, i+8, i+16, i+24, then
- * an 8 x 8 transpose inside the lanes. */
-static inline void rows_tile(char *dst, const char *src, int64_t stride)
+ * an 8 x 8 transpose inside the lanes. stream: past the caches. */
+ALWAYS void rows_tile(char *dst, const char *src, int64_t stride, bool stream)
 {
     for (int h = 0; h < 2; h++) {
         __m512i z[8], t[8];
@@ -58,8 +64,8 @@ static inline void rows_tile(char *dst, const char *src, int64_t stride)
             }
         char *o = dst + 512 * h;
         for (int i = 0; i < 4; i++) {
-            _mm512_store_si512(o + 128 * i, _mm512_unpacklo_epi64(z[i], z[4 + i]));
-            _mm512_store_si512(o + 128 * i + 64, _mm512_unpackhi_epi64(z[i], z[4 + i]));
+            put_line(o + 128 * i, _mm512_unpacklo_epi64(z[i], z[4 + i]), stream);
+            put_line(o + 128 * i + 64, _mm512_unpackhi_epi64(z[i], z[4 + i]), stream);
         }
     }
 }
@@ -119,14 +125,14 @@ static inline void rows_across(char *o, const char *src, int64_t stride, int row
     for (int64_t t = 0; t < k; t += 32, o += STEP_BYTES, src += 32 * stride) {
         for (int i = 64; i < 96; i++) _mm_prefetch(src + i * stride, _MM_HINT_T0);
         if (rows == 32 && k - t >= 32) {
-            rows_tile(o, src, stride);
-            rows_tile(o + 1024, src + 32, stride);
+            rows_tile(o, src, stride, false);
+            rows_tile(o + 1024, src + 32, stride, false);
             continue;
         }
         _Alignas(64) char pad[STEP_BYTES];
         copy_padded(pad, 32, src, stride, (int)(k - t < 32 ? k - t : 32), rows);
-        rows_tile(o, pad, 64);
-        rows_tile(o + 1024, pad + 32, 64);
+        rows_tile(o, pad, 64, false);
+        rows_tile(o + 1024, pad + 32, 64, false);
     }
 }
 

@@ -8,6 +8,8 @@
 #pragma GCC target("avx512bf16")
 #include "ops/x86/ffn_amx.h"
 
+#include <pthread.h>
+
 #include "ops/ref/ref.h"
 #include "ops/x86/thin.h"
 #include "ops/x86/x86.h"
@@ -17,10 +19,18 @@
 #define WEIGHTS_MAX ((size_t)3 << 19) /* bytes of a group's weights that stay in L2 beside the rows */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an output that will not be read from a cache */
 
+/* The matrices that the next group will pack, asked for a line a tile step. */
+typedef struct fetch {
+    const char *matrix[3];
+    int64_t lines, at;           /* of a matrix; next line              */
+    int m;                       /* which; 3: none left                 */
+} fetch;
+
 typedef struct work {
+    fetch next;
     char *gate, *up, *down;      /* packed weights                      */
     char *in;                    /* the block's rows of x or dy         */
-    char *mid[2];                /* h; or dgate, dup, in tile layout    */
+    char *mid[3];                /* h; or dgate, dup, h, in tile layout */
     float *tile[2][2];           /* [turn][gate, up][32 * 32]           */
     v16 *dw;                     /* [32] lanes of dweight               */
     bool stream;                 /* outputs go past the caches          */
@@ -33,7 +43,7 @@ static size_t carve(work *w, char *scratch, int64_t D, int64_t M)
     w->up = ffn_take(&c, ffn_packed(M, D));
     w->down = ffn_take(&c, ffn_packed(M, D));
     w->in = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, D));
-    for (int i = 0; i < 2; i++) w->mid[i] = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, M));
+    for (int i = 0; i < 3; i++) w->mid[i] = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, M));
     for (int i = 0; i < 4; i++) w->tile[i / 2][i % 2] = ffn_take(&c, 4096);
     w->dw = ffn_take(&c, 64 * FMI_FFN_ROWS);
     return c.used;
@@ -57,10 +67,12 @@ static inline void put(const work *w, void *to, __m512i v)
 
 /* Blocks [lo, hi) of all groups are this thread's; calls fn once a group that it has a part of. */
 typedef void (*group_fn)(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end);
+typedef void (*matrices_fn)(const void *args, int g, const char *matrix[3]);
 typedef struct walk {
     const fm_kernel_ctx *k;
     const void *args;
     group_fn fn;
+    matrices_fn matrices;
     const int32_t *offsets;
     int64_t G, D, M;
     int groups;
@@ -95,6 +107,11 @@ static void walk_thread(void *arg, int tid, int n_threads)
         int64_t n = ffn_blocks(end - begin), b0 = lo > first ? lo - first : 0;
         int64_t b1 = hi - first < n ? hi - first : n;
         if (b0 < b1) {
+            w.next = (fetch){.lines = s->D * s->M / 32, .m = 3};
+            if (first + n < hi && g + 1 < groups) {
+                s->matrices(s->args, g + 1, w.next.matrix);
+                w.next.m = 0;
+            }
             int64_t stop = begin + b1 * FMI_FFN_ROWS;
             s->fn(s->args, &w, g, begin + b0 * FMI_FFN_ROWS, stop < end ? stop : end, end);
         }
@@ -108,6 +125,15 @@ static void walk_thread(void *arg, int tid, int n_threads)
 static inline v16 weight_of(const void *weight, const int32_t *slot, int64_t row)
 {
     return weight ? v16_set1(((const float *)weight)[slot[row]]) : v16_set1(1.0f);
+}
+
+ALWAYS void fetch_line(fetch *f)
+{
+    if (f->m > 2) return;
+    _mm_prefetch(f->matrix[f->m] + 64 * f->at, _MM_HINT_T1);
+    if (++f->at < f->lines) return;
+    f->at = 0;
+    f->m++;
 }
 
 /* What goes on beside the products: the elementwise work on the tiles finished before (none at first). */
@@ -125,15 +151,20 @@ typedef void (*side_fn)(const side *x, int r0, int r1);
 ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *acc, side_fn fn,
                      const side *x, int part, int parts)
 {
-    int64_t first = part * steps, all = parts * steps;
+    int r0 = FMI_FFN_ROWS * part / parts, last = FMI_FFN_ROWS * (part + 1) / parts;
+    unsigned at = (unsigned)r0 << 16, each = (FMI_FFN_ROWS << 16) / ((unsigned)parts * (unsigned)steps);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < steps; s++, rows += STEP_BYTES, panel += STEP_BYTES) {
         step(rows, 64, 1024, panel, true, true);
-        if (x->tile)
-            fn(x, (int)(FMI_FFN_ROWS * (first + s) / all), (int)(FMI_FFN_ROWS * (first + s + 1) / all));
+        fetch_line(&x->w->next);
+        if (!x->tile) continue;
+        at += each;
+        int r1 = s + 1 < steps ? (int)(at >> 16) : last;
+        fn(x, r0, r1);
+        r0 = r1;
     }
     _tile_stored(0, acc, 128);
     _tile_stored(1, acc + 16, 128);
@@ -141,9 +172,42 @@ ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *
     _tile_stored(3, acc + 528, 128);
 }
 
-static inline v16 gated_unit(v16 g, v16 u, v16 w)
+/* Gate is bf16, so its sigmoid has 65,536 possible values, computed once by v16_sigmoid. The few that
+ * a layer meets stay in a near cache; an exponential and a division take four times as long. */
+static float sigmoid_of[1 << 16];
+
+static void fill_sigmoids(void)
 {
-    return v16_mul(w, v16_mul(v16_mul(g, v16_sigmoid(g)), u));
+    float x[16];
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | 0x8040u);
+    for (uint32_t i = 0; i < 1 << 16; i += 16) {
+        for (uint32_t j = 0; j < 16; j++) x[j] = fmi_bf16_to_f32((fm_bf16){(uint16_t)(i + j)});
+        v16_store(sigmoid_of + i, v16_sigmoid(v16_load(x)));
+    }
+    _mm_setcsr(csr);
+}
+
+/* 32 bf16 values, half of them, as indices of that table. */
+ALWAYS __m512i half_bits(__m512i v, int half)
+{
+    return _mm512_cvtepu16_epi32(half ? _mm512_extracti64x4_epi64(v, 1) : _mm512_castsi512_si256(v));
+}
+
+ALWAYS v16 sigmoid_at(__m512i bits)
+{
+    return _mm512_i32gather_ps(bits, sigmoid_of, 4);
+}
+
+ALWAYS v16 value_at(__m512i bits)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+ALWAYS v16 gated_unit(__m512i gate, __m512i up, v16 w, int half)
+{
+    __m512i g = half_bits(gate, half);
+    return v16_mul(w, v16_mul(v16_mul(value_at(g), sigmoid_at(g)), value_at(half_bits(up, half))));
 }
 
 /* Rows r0 .. r1-1 of columns j .. j+31 of gate and up leave their tiles; h goes to tile layout. */
@@ -162,7 +226,7 @@ ALWAYS void activate(const side *x, int r0, int r1)
                 u = FFN_ROUND(v16_load(tu), v16_load(tu + 16));
         put(w, gate, g);
         put(w, up, u);
-        v16 h0 = gated_unit(ffn_low(g), ffn_low(u), wr), h1 = gated_unit(ffn_high(g), ffn_high(u), wr);
+        v16 h0 = gated_unit(g, u, wr, 0), h1 = gated_unit(g, u, wr, 1);
         _mm512_store_si512(h, FFN_ROUND(h0, h1));
     }
     for (; r < r1; r++, h += 64) _mm512_store_si512(h, _mm512_setzero_si512());
@@ -216,25 +280,33 @@ static void gated_group(const void *args, work *w, int g, int64_t row, int64_t e
     }
 }
 
+static void gated_matrices(const void *args, int g, const char *matrix[3])
+{
+    const fm_gated_args *a = args;
+    matrix[0] = ffn_matrix(a->w_gate, a->groups, g);
+    matrix[1] = ffn_matrix(a->w_up, a->groups, g);
+    matrix[2] = ffn_matrix(a->w_down, a->groups, g);
+}
+
 static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
 {
     int64_t rows_min = 3 * ffn_packed(a->M, a->D) <= WEIGHTS_MAX ? ROWS_MIN : ROWS_MIN_LARGE;
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, rows_min))
         return fmi_gated_thin(k, a, FM_ISA_AMX) ? FM_OK : ref_gated(k, a);
     bool stream = streams(a->G, a->M, a->gate, a->up, a->y);
-    walk s = {k, a, gated_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    walk s = {k, a, gated_group, gated_matrices, a->offsets, a->G, a->D, a->M, a->groups, stream};
     fmi_pool_run(k->pool, walk_thread, &s);
     return FM_OK;
 }
 
-/* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h are written, the first two to
- * tile layout too. */
+/* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h go to tile layout. */
 ALWAYS void activate_bwd(const side *x, int r0, int r1)
 {
     const fm_gated_bwd_args *a = x->args;
     const work *w = x->w;
     int64_t j = x->at, at = 2 * ((x->row + r0) * a->M + j), ld = 2 * a->M;
     char *tg = w->mid[0] + j / 32 * STEP_BYTES, *tu = w->mid[1] + j / 32 * STEP_BYTES;
+    char *th = w->mid[2] + j / 32 * STEP_BYTES;
     const float *t = x->tile[0] + 32 * r0;
     int live = r1 < x->n ? r1 : x->n, r = r0;
     for (; r < live; r++, t += 32, at += ld) {
@@ -244,8 +316,9 @@ ALWAYS void activate_bwd(const side *x, int r0, int r1)
         __m512i up = _mm512_loadu_si512((const char *)a->up + at);
         v16 dg[2], du[2], h[2];
         for (int i = 0; i < 2; i++) {
-            v16 d = i ? ffn_high(dh) : ffn_low(dh), g = i ? ffn_high(gate) : ffn_low(gate);
-            v16 u = i ? ffn_high(up) : ffn_low(up), sig = v16_sigmoid(g), silu = v16_mul(g, sig);
+            __m512i bits = half_bits(gate, i);
+            v16 d = value_at(half_bits(dh, i)), u = value_at(half_bits(up, i)), g = value_at(bits);
+            v16 sig = sigmoid_at(bits), silu = v16_mul(g, sig);
             v16 both = v16_mul(silu, u), wd = v16_mul(wr, d);
             h[i] = v16_mul(wr, both);
             dg[i] = v16_mul(v16_mul(wd, u), v16_fma(silu, v16_sub(one, sig), sig));
@@ -253,16 +326,32 @@ ALWAYS void activate_bwd(const side *x, int r0, int r1)
             lanes = v16_fma(d, both, lanes);
         }
         w->dw[r] = lanes;
-        __m512i g = FFN_ROUND(dg[0], dg[1]), u = FFN_ROUND(du[0], du[1]);
-        put(w, (char *)a->h + at, FFN_ROUND(h[0], h[1]));
-        put(w, (char *)a->dgate + at, g);
-        put(w, (char *)a->dup + at, u);
-        _mm512_store_si512(tg + 64 * r, g);
-        _mm512_store_si512(tu + 64 * r, u);
+        _mm512_store_si512(tg + 64 * r, FFN_ROUND(dg[0], dg[1]));
+        _mm512_store_si512(tu + 64 * r, FFN_ROUND(du[0], du[1]));
+        _mm512_store_si512(th + 64 * r, FFN_ROUND(h[0], h[1]));
     }
-    for (; r < r1; r++) {
-        _mm512_store_si512(tg + 64 * r, _mm512_setzero_si512());
-        _mm512_store_si512(tu + 64 * r, _mm512_setzero_si512());
+    for (; r < r1; r++)
+        for (int i = 0; i < 3; i++)
+            _mm512_store_si512(w->mid[i] + j / 32 * STEP_BYTES + 64 * r, _mm512_setzero_si512());
+}
+
+/* dgate, dup and h of a block leave for the weight gradients: a whole block in the layout that they
+ * multiply (fmi_tn, in_tiles), in place of its rows; the last one of a group, if not whole, as rows. */
+static void hand_over(const fm_gated_bwd_args *a, const work *w, int64_t row, int n)
+{
+    char *const to[3] = {a->dgate, a->dup, a->h};
+    for (int i = 0; i < 3; i++) {
+        char *dst = to[i] + 2 * row * a->M;
+        const char *src = w->mid[i];
+        for (int64_t j = 0; j < a->M; j += 32, src += STEP_BYTES, dst += n < FMI_FFN_ROWS ? 64 : STEP_BYTES) {
+            if (n == FMI_FFN_ROWS) {
+                rows_tile(dst, src, 64, w->stream);
+                rows_tile(dst + 1024, src + 32, 64, w->stream);
+                continue;
+            }
+            for (int r = 0; r < n; r++)
+                _mm512_storeu_si512(dst + 2 * r * a->M, _mm512_load_si512(src + 64 * r));
+        }
     }
 }
 
@@ -290,6 +379,7 @@ static void bwd_block(const fm_gated_bwd_args *a, work *w, int64_t row, int n)
     activate_bwd(&x, 0, FMI_FFN_ROWS);
     if (a->dweight && a->row_slot)
         for (int r = 0; r < n; r++) ((float *)a->dweight)[a->row_slot[row + r]] = v16_sum(w->dw[r]);
+    hand_over(a, w, row, n);
     x.tile = NULL;
     for (int64_t p = 0; p < D; p += 32, turn ^= 1) {
         multiply(w->mid[0], w->gate + 2 * p * M, M / 32, w->tile[turn][0], store_dx, &x, 0, 2);
@@ -314,17 +404,27 @@ static void bwd_group(const void *args, work *w, int g, int64_t row, int64_t end
     }
 }
 
+static void bwd_matrices(const void *args, int g, const char *matrix[3])
+{
+    const fm_gated_bwd_args *a = args;
+    matrix[0] = ffn_matrix(a->w_down, a->groups, g);
+    matrix[1] = ffn_matrix(a->w_gate, a->groups, g);
+    matrix[2] = ffn_matrix(a->w_up, a->groups, g);
+}
+
 static fm_status gated_bwd(const fm_kernel_ctx *k, const fm_gated_bwd_args *a)
 {
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, ROWS_MIN)) return ref_gated_bwd(k, a);
     bool stream = streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
-    walk s = {k, a, bwd_group, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    walk s = {k, a, bwd_group, bwd_matrices, a->offsets, a->G, a->D, a->M, a->groups, stream};
     fmi_pool_run(k->pool, walk_thread, &s);
     return fmi_ffn_dw_amx(k, a);
 }
 
 void fmi_ffn_init_amx(fm_ops *ops)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_sigmoids);
     ops->gated = gated;
     ops->gated_bwd = gated_bwd;
 }

@@ -66,16 +66,6 @@ static inline void ffn_rows(char *dst, const void *x, const int32_t *token, int6
     }
 }
 
-/* The two halves of 32 bf16 values as floats. */
-static inline v16 ffn_low(__m512i v)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(v)), 16));
-}
-static inline v16 ffn_high(__m512i v)
-{
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1)), 16));
-}
 /* Needs avx512bf16. */
 #define FFN_ROUND(a, b) ((__m512i)_mm512_cvtne2ps_pbh(b, a)) /* a: columns 0..15, b: 16..31 */
 

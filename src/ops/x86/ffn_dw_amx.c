@@ -1,5 +1,5 @@
-/* Weight gradients of the gated FFN: per group dW_gate and dW_up from one packing of x, and dW_down, rows of
- * x and dy read where they lie. See ffn_amx.c and tn_amx.h. */
+/* Weight gradients of the gated FFN: per group dW_gate and dW_up from one packing of x, and dW_down; rows of
+ * x and dy read where they lie, dgate, dup and h in the layout that the walk left. See ffn_amx.c and tn_amx.h. */
 #include "ops/x86/ffn_amx.h"
 #include "ops/x86/tn_amx.h"
 
@@ -10,7 +10,7 @@ static void problem(const void *arg, int i, fmi_tn *q)
     int64_t begin, end, M = a->M, D = a->D;
     ffn_group(a->offsets, a->G, g, &begin, &end);
     *q = (fmi_tn){.b_rows = a->row_token ? a->row_token + begin : NULL, .lda = M, .ldb = D, .k = end - begin,
-                  .m = M, .n = D};
+                  .m = M, .n = D, .in_tiles = true};
     q->b = (const fm_bf16 *)(i % 2 ? a->dy : a->x) + (a->row_token ? 0 : begin * D);
     if (i % 2) { /* dW_down^T = h^T dy */
         q->a[0] = (const fm_bf16 *)a->h + begin * M;

@@ -48,7 +48,7 @@ static void mirror(fm_bf16 *m, int64_t r, int64_t i, int64_t j)
     _Alignas(64) char turned[1024];
     if (i == j) return;
     for (int half = 0; half < 32; half += 16) {
-        rows_tile(turned, (const char *)(m + i * r + j + half), 2 * r);
+        rows_tile(turned, (const char *)(m + i * r + j + half), 2 * r, false);
         for (int q = 0; q < 16; q++)
             _mm512_storeu_si512(m + (j + half + q) * r + i, _mm512_load_si512(turned + 64 * q));
     }

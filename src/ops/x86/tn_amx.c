@@ -135,18 +135,45 @@ static void flush(worker *w)
     w->wait.acc = NULL;
 }
 
+/* 32 columns of A, from i0: in tiles where they lie, else transposed into the scratch. */
+static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0, int64_t kn, fmi_gemm_rows *r)
+{
+    const char *a = (const char *)(q->a[part] + t0 * q->lda);
+    int64_t whole = kn & ~(int64_t)31, ld = 2 * q->lda;
+    if (!q->in_tiles) {
+        rows_across(w->a, a + 2 * i0, ld, (int)(q->m - i0 < 32 ? q->m - i0 : 32), kn);
+        return;
+    }
+    r->p = a + i0 / 32 * STEP_BYTES;
+    r->step_bytes = 32 * ld;
+    r->k = whole;
+    if (whole == kn) return;
+    rows_across(w->a, a + whole * ld + 2 * i0, ld, 32, kn - whole);
+    r->tail = w->a;
+}
+
 /* One block of A's columns against all packed panels. */
-static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t t0, int64_t kn, int64_t j0, int64_t n)
+static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int64_t t0, int64_t kn, int64_t j0, int64_t n)
 {
     int64_t per = (q->m + 31) / 32, i0 = ab % per * 32, padded = (kn + 31) & ~(int64_t)31;
     int part = ab >= per, rows = (int)(q->m - i0 < 32 ? q->m - i0 : 32);
-    rows_across(w->a, (const char *)(q->a[part] + t0 * q->lda + i0), 2 * q->lda, rows, kn);
     fmi_gemm_rows r = {.p = w->a, .row_bytes = 64, .half_bytes = 1024, .step_bytes = STEP_BYTES, .k = padded,
                        .rows = 32, .touch_bytes = q->ldc * (int64_t)sizeof(float)};
+    a_block(w, q, part, i0, t0, kn, &r);
+    if (q->in_tiles && next >= 0) {
+        int64_t panels = (n + 31) / 32;
+        r.ahead_rows = (int)((32 + panels - 1) / panels);
+        r.ahead_bytes = 64;
+        r.ahead_step = 64 * q->lda;
+    }
     const char *panel = w->b;
     for (int64_t j = 0; j < n; j += 32, panel += 64 * padded) {
         float *tile = w->tile[w->turn];
         float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
+        if (r.ahead_rows) {
+            int64_t at = j / 32 * r.ahead_rows * 64;
+            r.ahead = at < STEP_BYTES ? (const char *)(q->a[next >= per] + t0 * q->lda) + next % per * STEP_BYTES + at : NULL;
+        }
         r.touch = (const char *)c; /* added to after the next block */
         block(&r, panel, tile, 32, false, true, true);
         flush(w);
@@ -166,7 +193,7 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
         for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
             int64_t kn = q->k - t0 < FMI_GEMM_CHUNK ? q->k - t0 : FMI_GEMM_CHUNK;
             pack_b(w->b, q, t0, kn, j0, n);
-            for (int64_t u = u0; u < end; u++) run_block(w, q, u % blocks, t0, kn, j0, n);
+            for (int64_t u = u0; u < end; u++) run_block(w, q, u % blocks, u + 1 < end ? (u + 1) % blocks : -1, t0, kn, j0, n);
         }
         u0 = end;
     }

@@ -14,6 +14,8 @@ typedef struct fmi_tn {
     int64_t lda, ldb, ldc;
     int64_t k, m, n;
     bool transposed;
+    bool in_tiles;             /* A: every whole 32 t as m / 32 blocks of columns in tile layout, 2,048 bytes
+                                  each, where their rows would be (m = lda, a multiple of 32); rest: rows */
 } fmi_tn;
 
 /* Fills problem i; `arg` as given to fmi_tn_run. */
