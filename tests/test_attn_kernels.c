@@ -15,13 +15,6 @@ static const dims all_dims[] = {
 };
 #define N_DIMS ((int)(sizeof all_dims / sizeof all_dims[0]))
 
-/* Under sanitizers (FATHOM_TEST_QUICK) the reference takes minutes on wide heads and long
- * documents: the shapes with odd tails stay, which is where an access could go wrong. */
-static bool heavy(int i)
-{
-    return kh_quick() && i != 1 && i != 3 && i != 5;
-}
-
 /* Documents laid end to end; key rows are query rows. */
 static const int docs_short[] = {1, 63, 64, 65, 2, 0};
 static const int docs_long[] = {511, 3, 0};
@@ -65,14 +58,12 @@ static void test_attn(void **state)
     kh *h = *state;
     for (int i = 0; i < N_DIMS; i++)
         for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
-            if (heavy(i)) continue;
             h->shift = (size_t)i % 3;
             check_attn(h, &all_dims[i], docs_short, (fm_dtype)dt, i % 2 == 0);
-            if ((i > 1 && i != 3) || (i == 1 && kh_quick())) continue;
+            if (i > 1 && i != 3) continue;
             check_attn(h, &all_dims[i], docs_long, (fm_dtype)dt, true);
             check_attn(h, &all_dims[i], docs_513, (fm_dtype)dt, true);
         }
-    if (kh_quick()) return;
     check_attn(h, &all_dims[1], docs_1100, FM_DTYPE_BF16, true);
     check_attn(h, &all_dims[1], docs_1100, FM_DTYPE_F32, true);
 }
@@ -178,10 +169,9 @@ static void test_attn_bwd(void **state)
     kh *h = *state;
     for (int i = 0; i < N_DIMS; i++)
         for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
-            if (heavy(i)) continue;
             h->shift = (size_t)i % 3;
             check_bwd(h, &all_dims[i], docs_short, (fm_dtype)dt);
-            if ((i > 1 && i != 3) || (i == 1 && kh_quick())) continue;
+            if (i > 1 && i != 3) continue;
             check_bwd(h, &all_dims[i], docs_long, (fm_dtype)dt);
             check_bwd(h, &all_dims[i], docs_513, (fm_dtype)dt);
         }
@@ -195,7 +185,7 @@ static void test_attn_bwd_long(void **state)
     size_t whole = FM_SCRATCH_BYTES;
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = 400000;
     check_bwd(h, &all_dims[1], docs_1100, FM_DTYPE_BF16);
-    if (!kh_quick()) check_bwd(h, &all_dims[1], docs_1100, FM_DTYPE_F32);
+    check_bwd(h, &all_dims[1], docs_1100, FM_DTYPE_F32);
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = 150000;
     check_attn(h, &all_dims[1], docs_1100, FM_DTYPE_BF16, true);
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = whole;
@@ -240,12 +230,11 @@ static void test_latent(void **state)
     for (int i = 0; i < N_DIMS; i++)
         for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
             const dims *d = &all_dims[i];
-            if (heavy(i)) continue;
             h->shift = (size_t)i % 3;
             check_latent(h, d, one, 1, (fm_dtype)dt);
             check_latent(h, d, two, 2, (fm_dtype)dt);
             check_latent(h, d, many, 0, (fm_dtype)dt);
-            if (i > 2 || kh_quick()) continue;
+            if (i > 2) continue;
             check_latent(h, d, deep, 1, (fm_dtype)dt);
             check_latent(h, d, many, 11, (fm_dtype)dt);
             if (i < 2) check_latent(h, d, chunk, 70, (fm_dtype)dt);
@@ -256,11 +245,11 @@ static void test_latent(void **state)
     for (int i = 0; i < 11; i++) chunk[i] = (latent_row){1, 60 + i};
     check_latent(h, &lanes, chunk, 11, FM_DTYPE_BF16);
     check_latent(h, &lanes, chunk + 6, 1, FM_DTYPE_BF16);
-    if (!kh_quick()) check_latent(h, &lanes, many, 11, FM_DTYPE_BF16);
+    check_latent(h, &lanes, many, 11, FM_DTYPE_BF16);
     dims row = {16, 64, 64, 64, 256}; /* a decoding row of mini: sixteen lanes, a page in one pass */
     static const latent_row ends[] = {{0, 1}, {1, 33}, {2, 1087}, {3, 1088}, {0, 97}};
     check_latent(h, &row, deep, 1, FM_DTYPE_BF16);
-    if (!kh_quick()) check_latent(h, &row, ends, 5, FM_DTYPE_BF16);
+    check_latent(h, &row, ends, 5, FM_DTYPE_BF16);
     size_t whole = FM_SCRATCH_BYTES; /* several rounds of segments */
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = 120000;
     check_latent(h, &all_dims[1], deep, 1, FM_DTYPE_BF16);

@@ -107,7 +107,7 @@ static void flat_move(const rig *r, void *flat, const char *param, double *v, in
 static void step(rig *r, int t)
 {
     double v[96];
-    char kind[8];
+    char kind[16];
     snprintf(kind, sizeof kind, "g%d", t);
     fmi_grads_zero(r->g);
     for (int p = 0; p < N_PARAMS; p++) {

@@ -1,5 +1,6 @@
-/* Weight gradients of the gated FFN: per group dW_gate and dW_up from one packing of x, and dW_down; rows of
- * x and dy read where they lie, dgate, dup and h in the layout that the walk left. See ffn_amx.c and tn_amx.h. */
+/* Weight gradients of the gated FFN: per group dW_gate and dW_up from one packing of x, and
+ * dW_down; rows of x and dy read where they lie, dgate, dup and h in the layout that the walk left.
+ * See ffn_amx.c and tn_amx.h. */
 #include "ops/x86/ffn_amx.h"
 #include "ops/x86/tn_amx.h"
 

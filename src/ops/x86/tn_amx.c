@@ -136,7 +136,8 @@ static void flush(worker *w)
 }
 
 /* 32 columns of A, from i0: in tiles where they lie, else transposed into the scratch. */
-static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0, int64_t kn, fmi_gemm_rows *r)
+static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0, int64_t kn,
+                    fmi_gemm_rows *r)
 {
     const char *a = (const char *)(q->a[part] + t0 * q->lda);
     int64_t whole = kn & ~(int64_t)31, ld = 2 * q->lda;
