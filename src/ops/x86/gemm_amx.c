@@ -123,7 +123,7 @@ static void store_bf16(const float *acc, int64_t ldacc, int rows, int cols, cons
 }
 
 const fmi_gemm_kern fmi_gemm_bf16_amx = {
-    .block = 32, .panel = 32, .packed_bytes = 2, .k_round = 32, .k_block = K_BLOCK,
+    .block = 32, .block_unit = 32, .panel = 32, .packed_bytes = 2, .k_round = 32, .k_block = K_BLOCK,
     .rows_bytes = K_BLOCK / 32 * STEP_BYTES, .tiles = true, .mac = 1.0 / 512, .pack_cost = 0.08,
     .pack_cost_across = 0.035, .rows_cost = 0.01, .rows_cost_across = 0.1, .unit_r = 16,
     .unit_p = 16,

@@ -25,7 +25,8 @@ typedef struct problem {
     int64_t n_r, n_p, k;
     int64_t piece;        /* k of a piece                                    */
     int64_t n_pieces;
-    int64_t n_blocks;     /* blocks of R                                     */
+    int64_t block;        /* rows of R in a block, even shares of n_r        */
+    int64_t n_blocks;
     int64_t group_rows;   /* rows of P in a group, a multiple of kern->panel */
     int64_t n_units, unit_cost;
     bool chunked;         /* pieces are chains of their own                  */
@@ -96,7 +97,7 @@ static void swap_roles(problem *q)
 static bool steps(const problem *q, const drive *d)
 {
     return d->a->kind != FM_GEMM_TN && q->k > LONG_K && !q->dst.bf16 && !q->dst.add &&
-           q->n_r >= 4 * d->kern->block && q->n_p >= 2 * d->kern->panel;
+           q->n_r >= 4 * d->kern->block_unit && q->n_p >= 2 * d->kern->panel;
 }
 
 /* Pieces, groups of panels and units of a problem whose roles are set. */
@@ -110,10 +111,13 @@ static void plan_blocks(problem *q, const drive *d)
     q->piece = q->chunked ? FMI_GEMM_CHUNK : q->stepped ? step : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
     if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
     q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
-    q->n_blocks = (q->n_r + kern->block - 1) / kern->block;
+    q->n_blocks = fmi_ceil_div(q->n_r, kern->block);
+    q->block = round_up(fmi_ceil_div(q->n_r, q->n_blocks), kern->block_unit);
+    q->n_blocks = fmi_ceil_div(q->n_r, q->block);
 
     int64_t piece_k = round_up(q->piece, 32), all = (q->n_p + panel - 1) / panel;
-    int64_t fit = (int64_t)PANELS_AIM / (piece_k * k_bytes);
+    bool reused = kern->block > kern->block_unit; /* a panel by many rows: it may come from beyond L2 */
+    int64_t fit = (int64_t)(reused ? PANELS_MAX : PANELS_AIM) / (piece_k * k_bytes);
     if (fit > ACC_COLS / panel) fit = ACC_COLS / panel;
     if (fit < 1) fit = 1;
     int64_t groups = (all + fit - 1) / fit, want = 4 * (int64_t)d->ctx->n_threads;
@@ -212,12 +216,12 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
                      int64_t block, int64_t k0, int64_t k, bool begins, bool ends)
 {
     const fmi_gemm_kern *kern = w->d->kern;
-    int64_t row = block * kern->block, p0 = group * q->group_rows;
+    int64_t row = block * q->block, p0 = group * q->group_rows;
     int64_t p1 = p0 + q->group_rows < q->n_p ? p0 + q->group_rows : q->n_p;
-    int rows = (int)(q->n_r - row < kern->block ? q->n_r - row : kern->block);
+    int rows = (int)(q->n_r - row < q->block ? q->n_r - row : q->block);
     size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
     bool whole = begins && ends && k <= kern->k_block;
-    bool plain = !dst->bf16 && !dst->add && !dst->transposed && rows == kern->block;
+    bool plain = !dst->bf16 && !dst->add && !dst->transposed && rows == q->block;
     int64_t kb = 0;
     do {
         int64_t kn = k - kb < kern->k_block ? k - kb : kern->k_block;
@@ -233,7 +237,7 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
             fmi_gemm_dst c = dst_at(dst, 0, p - p0);
             bool more = p + kern->panel < p1;
             if (last && more) r.touch = dst_at(dst, 0, p - p0 + kern->panel).c;
-            else if (last) r.touch = dst_at(dst, kern->block, 0).c;
+            else if (last) r.touch = dst_at(dst, q->block, 0).c;
             if (whole && plain && cols == kern->panel) {
                 kern->mul(&r, panel, cols, (float *)(void *)c.c, c.ldc, load);
             } else if (whole) {
@@ -257,9 +261,9 @@ static void run_step(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
                      bool load)
 {
     const fmi_gemm_kern *kern = w->d->kern;
-    int64_t row = u % q->n_blocks * kern->block, p0 = u / q->n_blocks * q->group_rows;
+    int64_t row = u % q->n_blocks * q->block, p0 = u / q->n_blocks * q->group_rows;
     int64_t p1 = p0 + q->group_rows < q->n_p ? p0 + q->group_rows : q->n_p;
-    int rows = (int)(q->n_r - row < kern->block ? q->n_r - row : kern->block);
+    int rows = (int)(q->n_r - row < q->block ? q->n_r - row : q->block);
     size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
     const char *panel = w->panels;
     fmi_gemm_rows r;
@@ -268,7 +272,7 @@ static void run_step(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
         int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
         fmi_gemm_dst c = dst_at(dst, 0, p - p0);
         float *at = (float *)(void *)c.c, *tile = w->tile[0];
-        if (rows == kern->block && cols == kern->panel) {
+        if (rows == q->block && cols == kern->panel) {
             kern->mul(&r, panel, cols, at, c.ldc, load);
             continue;
         }
@@ -279,9 +283,9 @@ static void run_step(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
     }
 }
 
-static fmi_gemm_dst unit_dst(const worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t u)
+static fmi_gemm_dst unit_dst(const problem *q, const fmi_gemm_dst *dst, int64_t u)
 {
-    return dst_at(dst, u % q->n_blocks * w->d->kern->block, u / q->n_blocks * q->group_rows);
+    return dst_at(dst, u % q->n_blocks * q->block, u / q->n_blocks * q->group_rows);
 }
 
 /* Units u0 .. u1-1, piece by piece: each group is packed once a piece. */
@@ -295,7 +299,7 @@ static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
             int64_t group = u / q->n_blocks;
             if (group != packed) pack_group(w, q, group, k0, k);
             packed = group;
-            fmi_gemm_dst c = unit_dst(w, q, &dst, u);
+            fmi_gemm_dst c = unit_dst(q, &dst, u);
             run_unit(w, q, &c, group, u % q->n_blocks, k0, k, true, true);
         }
     }
@@ -308,7 +312,7 @@ static void run_by_step(worker *w, const problem *q, int64_t u0, int64_t u1)
     for (int64_t i = 0; i < q->n_pieces; i++) {
         int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
         for (int64_t u = u0; u < u1; u++) {
-            fmi_gemm_dst dst = unit_dst(w, q, &q->dst, u);
+            fmi_gemm_dst dst = unit_dst(q, &q->dst, u);
             if (u / q->n_blocks != packed) pack_group(w, q, u / q->n_blocks, k0, k);
             packed = u / q->n_blocks;
             run_step(w, q, &dst, u, k0, k, i > 0);
@@ -320,7 +324,7 @@ static void run_by_step(worker *w, const problem *q, int64_t u0, int64_t u1)
 static void run_by_unit(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     for (int64_t u = u0; u < u1; u++) {
-        fmi_gemm_dst dst = unit_dst(w, q, &q->dst, u);
+        fmi_gemm_dst dst = unit_dst(q, &q->dst, u);
         for (int64_t i = 0; i < q->n_pieces; i++) {
             int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
             pack_group(w, q, u / q->n_blocks, k0, k);
@@ -346,10 +350,10 @@ static void run_chunks_bf16(worker *w, const problem *q, int64_t u0, int64_t u1)
     const fmi_gemm_kern *kern = w->d->kern;
     for (int64_t u = u0; u < u1; u++) {
         int64_t group = u / q->n_blocks, block = u % q->n_blocks;
-        int64_t left = q->n_p - group * q->group_rows, below = q->n_r - block * kern->block;
+        int64_t left = q->n_p - group * q->group_rows, below = q->n_r - block * q->block;
         int64_t cols = left < q->group_rows ? left : q->group_rows;
-        int rows = (int)(below < kern->block ? below : kern->block);
-        fmi_gemm_dst c = unit_dst(w, q, &q->dst, u);
+        int rows = (int)(below < q->block ? below : q->block);
+        fmi_gemm_dst c = unit_dst(q, &q->dst, u);
         fmi_gemm_dst sum = { (char *)w->sum, ACC_LD, false, c.add, false };
         if (c.add) load_sum(w, &c, rows, cols);
         c.add = false;

@@ -12,7 +12,7 @@
 #include "ops/ops.h"
 
 enum {
-    FMI_GEMM_BLOCK_MAX = 32,   /* rows of R in a block, at most       */
+    FMI_GEMM_BLOCK_MAX = 96,   /* rows of R in a block, at most       */
     FMI_GEMM_PANEL_MAX = 32,   /* rows of P in a panel, at most       */
     FMI_GEMM_CHUNK = 1024      /* rows of a TN chunk (docs/numerics.md) */
 };
@@ -57,7 +57,8 @@ typedef struct fmi_gemm_dst {
 /* Kernels of one instruction set for one dtype. Only mul, prepare and pack run inside the tile
  * configuration; all are leaf functions of one thread. */
 typedef struct fmi_gemm_kern {
-    int block;             /* rows of R a mul computes                         */
+    int block;             /* rows of R a mul computes, at most                */
+    int block_unit;        /* rows it computes together                        */
     int panel;             /* rows of P in a panel                             */
     int packed_bytes;      /* of one packed element of P                       */
     int k_round;           /* packed k is rounded up to this                   */

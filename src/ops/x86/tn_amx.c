@@ -154,7 +154,8 @@ static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0
 }
 
 /* One block of A's columns against all packed panels. */
-static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int64_t t0, int64_t kn, int64_t j0, int64_t n)
+static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int64_t t0, int64_t kn,
+                      int64_t j0, int64_t n)
 {
     int64_t per = (q->m + 31) / 32, i0 = ab % per * 32, padded = (kn + 31) & ~(int64_t)31;
     int part = ab >= per, rows = (int)(q->m - i0 < 32 ? q->m - i0 : 32);
@@ -173,7 +174,8 @@ static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int6
         float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
         if (r.ahead_rows) {
             int64_t at = j / 32 * r.ahead_rows * 64;
-            r.ahead = at < STEP_BYTES ? (const char *)(q->a[next >= per] + t0 * q->lda) + next % per * STEP_BYTES + at : NULL;
+            const char *a = (const char *)(q->a[next >= per] + t0 * q->lda) + next % per * STEP_BYTES;
+            r.ahead = at < STEP_BYTES ? a + at : NULL;
         }
         r.touch = (const char *)c; /* added to after the next block */
         block(&r, panel, tile, 32, false, true, true);
@@ -194,7 +196,8 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
         for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
             int64_t kn = q->k - t0 < FMI_GEMM_CHUNK ? q->k - t0 : FMI_GEMM_CHUNK;
             pack_b(w->b, q, t0, kn, j0, n);
-            for (int64_t u = u0; u < end; u++) run_block(w, q, u % blocks, u + 1 < end ? (u + 1) % blocks : -1, t0, kn, j0, n);
+            for (int64_t u = u0; u < end; u++)
+                run_block(w, q, u % blocks, u + 1 < end ? (u + 1) % blocks : -1, t0, kn, j0, n);
         }
         u0 = end;
     }
