@@ -58,15 +58,16 @@ static void plan_attention(planner *p, fm_layer_acts *l, const fm_acts_opts *o)
     int64_t T = p->T, H = c->num_attention_heads;
     int64_t dq = c->qk_nope_head_dim + c->qk_rope_head_dim;
     int64_t lat = c->kv_lora_rank + c->qk_rope_head_dim;
+    int64_t Q = c->q_lora_rank;
     l->xn = take(p, T * c->hidden_size, p->A);
     l->rstd0 = take(p, T, p->F);
-    if (c->q_lora_rank) {
-        l->q_a = take(p, T * c->q_lora_rank, p->F);
-        l->q_an = take(p, T * c->q_lora_rank, p->A);
+    l->q_a = take(p, T * (Q + lat), p->F);
+    l->kv_a = l->q_a ? fmi_at(l->q_a, Q, p->F) : NULL;
+    if (Q) {
+        l->q_an = take(p, T * Q, p->A);
         l->q_rstd = take(p, T, p->F);
     }
     l->q = take(p, T * H * dq, p->A);
-    l->kv_a = take(p, T * lat, p->F);
     l->lat = take(p, T * lat, p->A);
     l->kv_rstd = take(p, T, p->F);
     l->kv = take(p, keys(p, o) * H * (c->qk_nope_head_dim + c->v_head_dim), p->A);
@@ -146,12 +147,12 @@ static void plan_temp_backward(planner *p, struct fm_temp *t, const fm_acts_opts
     t->dq = take(p, T * H * (N + R), p->F);
     t->dqa = take(p, T * H * (N + R), p->A);
     t->dq_an = take(p, T * c->q_lora_rank, p->F);
-    t->dq_a = take(p, T * c->q_lora_rank, p->A);
+    t->dq_a = take(p, T * fmi_mla_in(c), p->A);
+    t->dkv_a = t->dq_a ? fmi_at(t->dq_a, c->q_lora_rank, p->A) : NULL;
     t->dout = take(p, T * H * V, p->A);
     t->dkv = take(p, T * H * (N + V), p->A);
     t->dkpe = take(p, T * R, p->F);
     t->dc = take(p, T * C, p->F);
-    t->dkv_a = take(p, T * (C + R), p->A);
     t->heads = take(p, T * H * R, p->F);
     t->dh = take(p, wide, p->A);
     t->dgate = take(p, wide, p->A);

@@ -62,11 +62,14 @@ fm_status fmi_grads_new(fm_model *m, fm_grads **out, fm_err *err)
     g->g = fmi_zalloc((size_t)n * sizeof *g->g);
     g->tables = fmi_zalloc((size_t)m->lay.n_layers * sizeof *g->tables);
     fm_status st = g->offset && g->g && g->tables ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "gradients");
-    for (int i = 0; i < n && !st; i++) {
-        const fm_param *p = &m->lay.params[i];
-        g->offset[i] = p->kind == FM_PARAM_ROUTER_BIAS ? -1 : g->n;
-        if (g->offset[i] >= 0) g->n += (fmi_param_count(p) + 15) & ~(int64_t)15;
-    }
+    for (int i = 0; i < n && !st; i++) g->offset[i] = -1;
+    for (int i = 0; i < n && !st; i++)
+        for (int j = i; j >= 0; j = fmi_layout_behind(&m->lay, j)) {
+            const fm_param *p = &m->lay.params[j];
+            if (p->kind == FM_PARAM_ROUTER_BIAS || g->offset[j] >= 0) continue;
+            g->offset[j] = g->n;
+            g->n += (fmi_param_count(p) + 15) & ~(int64_t)15;
+        }
     if (!st) st = fm_dev_alloc(m->x, (size_t)g->n * fm_dtype_bytes(F), &g->flat, err);
     for (int i = 0; i < n && !st; i++)
         if (g->offset[i] >= 0) g->g[i] = fmi_at(g->flat, g->offset[i], F);

@@ -47,11 +47,11 @@ typedef struct fm_layer_acts {
     void *x0;      /* [T, D] F   residual stream entering the layer */
     void *xn;      /* [T, D] A */
     void *rstd0;   /* [T] F */
-    void *q_a;     /* [T, q_lora] F */
+    void *q_a;     /* [T, q_lora + C+R] F: the query's part, then the cache's (kv_a) */
     void *q_an;    /* [T, q_lora] A */
     void *q_rstd;  /* [T] F */
     void *q;       /* [T, H, N+R] A, rotated */
-    void *kv_a;    /* [T, C+R] F */
+    void *kv_a;    /* columns q_lora .. of q_a */
     void *lat;     /* [T, C+R] A: normed c, rotated k_pe: a cache row */
     void *kv_rstd; /* [T] F */
     void *kv;      /* [S or T, H, N+V] A (expanded) */

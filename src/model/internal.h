@@ -26,12 +26,12 @@ struct fm_temp {
     void *dq;       /* [T, H, N+R] F */
     void *dqa;      /* [T, H, N+R] A   rotated back */
     void *dq_an;    /* [T, q_lora] F */
-    void *dq_a;     /* [T, q_lora] A */
+    void *dq_a;     /* [T, q_lora + C+R] A, laid out as q_a */
     void *dout;     /* [T, H, V] A */
     void *dkv;      /* [T, H, N+V] A */
     void *dkpe;     /* [T, R] F */
     void *dc;       /* [T, C] F */
-    void *dkv_a;    /* [T, C+R] A */
+    void *dkv_a;    /* columns q_lora .. of dq_a */
     void *heads;    /* [T, H, R] F     attn_bwd's scratch */
     void *dh;       /* [T, max dense] or [T*K, M] A: gradient of h */
     void *dgate;    /* the same shape */
@@ -52,6 +52,12 @@ static inline void *fmi_w(const fm_model *m, int i)
 static inline void *fmi_at(const void *p, int64_t n, fm_dtype d)
 {
     return (char *)(uintptr_t)p + (size_t)n * fm_dtype_bytes(d);
+}
+
+/* Row length of q_a. */
+static inline int64_t fmi_mla_in(const fm_config *c)
+{
+    return c->q_lora_rank + c->kv_lora_rank + c->qk_rope_head_dim;
 }
 
 /* y [T, n] = x [T, k] W[n, k]^T; y of dtype dty, added to y when acc. */

@@ -158,6 +158,12 @@ int64_t fmi_param_count(const fm_param *p)
     return p->rows * p->cols;
 }
 
+int fmi_layout_behind(const fm_layout *l, int i)
+{
+    int layer = l->params[i].layer;
+    return layer >= 0 && l->layers[layer].q_a == i ? l->layers[layer].kv_a : -1;
+}
+
 int fmi_layout_find(const fm_layout *l, const char *name)
 {
     int lo = 0, hi = l->n_params;

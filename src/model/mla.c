@@ -6,6 +6,23 @@
  * half to the output (o = W_v u), and attention reads latent rows only. */
 #include "model/internal.h"
 
+/* W_qa xn and W_kva xn side by side: one product where the weights lie one behind the other. */
+static void compress(fm_model *m, const fm_layer *l, fm_layer_acts *la, int64_t T)
+{
+    const fm_config *c = &m->cfg;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    int64_t D = c->hidden_size, ld = fmi_mla_in(c);
+    const fm_param *q = c->q_lora_rank ? &m->lay.params[l->q_a] : NULL, *kv = &m->lay.params[l->kv_a];
+    if (q && fmi_at(q->w, fmi_param_count(q), q->dtype) == kv->w) {
+        fm_op_gemm(m->x, &(fm_gemm_args){.a = la->xn, .b = q->w, .c = la->q_a, .kind = FM_GEMM_NT, .m = T,
+                                         .n = ld, .k = D, .lda = D, .ldb = D, .ldc = ld, .dt = q->dtype,
+                                         .dtc = F});
+        return;
+    }
+    if (q) fmi_linear(m, la->xn, D, l->q_a, T, la->q_a, ld, F, false);
+    fmi_linear(m, la->xn, D, l->kv_a, T, la->kv_a, ld, F, false);
+}
+
 static void queries(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la, int64_t T)
 {
     const fm_config *c = &m->cfg;
@@ -16,9 +33,9 @@ static void queries(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *l
         fmi_linear(m, la->xn, D, l->q, T, a->tmp->q, dq, F, false);
         return;
     }
-    fmi_linear(m, la->xn, D, l->q_a, T, la->q_a, Q, F, false);
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->q_a, .w = fmi_w(m, l->q_a_norm), .y = la->q_an,
-                                           .rstd = la->q_rstd, .T = T, .D = Q, .ldx = Q, .ldy = Q,
+                                           .rstd = la->q_rstd, .T = T, .D = Q, .ldx = fmi_mla_in(c),
+                                           .ldy = Q,
                                            .eps = c->latent_norm_eps, .dt = m->dt});
     fmi_linear(m, la->q_an, Q, l->q_b, T, a->tmp->q, dq, F, false);
 }
@@ -27,16 +44,15 @@ static void latents(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *l
 {
     const fm_config *c = &m->cfg;
     int H = c->num_attention_heads, N = c->qk_nope_head_dim, R = c->qk_rope_head_dim;
-    int64_t C = c->kv_lora_rank, dq = (int64_t)H * (N + R), ld = C + R;
+    int64_t C = c->kv_lora_rank, dq = (int64_t)H * (N + R), ld = C + R, ldx = fmi_mla_in(c);
     fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_linear(m, la->xn, c->hidden_size, l->kv_a, b->T, la->kv_a, ld, F, false);
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->kv_a, .w = fmi_w(m, l->kv_a_norm), .y = la->lat,
-                                           .rstd = la->kv_rstd, .T = b->T, .D = C, .ldx = ld,
+                                           .rstd = la->kv_rstd, .T = b->T, .D = C, .ldx = ldx,
                                            .ldy = ld, .eps = c->latent_norm_eps, .dt = m->dt});
     fm_op_rope(m->x, &(fm_rope_args){.q_in = a->tmp->q, .q_out = la->q,
                                      .k_in = fmi_at(la->kv_a, C, F), .k_out = fmi_at(la->lat, C, m->dt),
                                      .cos = m->rope_cos, .sin = m->rope_sin, .pos = b->pos, .T = b->T,
-                                     .ldq_in = dq, .ldq_out = dq, .ldk_in = ld, .ldk_out = ld, .H = H,
+                                     .ldq_in = dq, .ldq_out = dq, .ldk_in = ldx, .ldk_out = ld, .H = H,
                                      .N = N, .R = R, .dt = m->dt});
 }
 
@@ -94,6 +110,7 @@ void fmi_mla_fwd(fm_model *m, fm_acts *a, int layer, const fm_batch *b)
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x0, .w = fmi_w(m, l->attn_norm), .y = la->xn,
                                            .rstd = la->rstd0, .T = T, .D = D, .ldx = D, .ldy = D,
                                            .eps = c->rms_norm_eps, .dt = m->dt});
+    compress(m, l, la, T);
     queries(m, a, l, la, T);
     latents(m, a, l, la, b);
     if (b->cache)

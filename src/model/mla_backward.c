@@ -3,13 +3,32 @@
  * attention norm's input. */
 #include "model/internal.h"
 
+/* dW_qa and dW_kva as compress() in mla.c: one product where the gradients lie one behind the other. */
+static void compress_dw(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,
+                        int64_t T)
+{
+    const fm_config *c = &m->cfg;
+    const struct fm_temp *t = a->tmp;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    int64_t D = c->hidden_size, ld = fmi_mla_in(c);
+    const fm_param *q = c->q_lora_rank ? &m->lay.params[l->q_a] : NULL;
+    if (q && fmi_at(g->g[l->q_a], fmi_param_count(q), F) == g->g[l->kv_a]) {
+        fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dq_a, .b = la->xn, .c = g->g[l->q_a], .kind = FM_GEMM_TN,
+                                         .m = ld, .n = D, .k = T, .lda = ld, .ldb = D, .ldc = D,
+                                         .dt = q->dtype, .dtc = F, .accumulate = true});
+        return;
+    }
+    if (q) fmi_linear_dw(m, g, t->dq_a, ld, la->xn, D, l->q_a, T);
+    fmi_linear_dw(m, g, t->dkv_a, ld, la->xn, D, l->kv_a, T);
+}
+
 static void queries_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,
                         int64_t T)
 {
     const fm_config *c = &m->cfg;
     struct fm_temp *t = a->tmp;
     fm_dtype F = fmi_full_dtype(m->dt);
-    int64_t D = c->hidden_size, Q = c->q_lora_rank;
+    int64_t D = c->hidden_size, Q = c->q_lora_rank, ld = fmi_mla_in(c);
     int64_t dq = (int64_t)c->num_attention_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
     if (!Q) {
         fmi_linear_dw(m, g, t->dqa, dq, la->xn, D, l->q, T);
@@ -21,9 +40,8 @@ static void queries_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l,
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){
                                 .dy = t->dq_an, .x = la->q_a, .w = fmi_w(m, l->q_a_norm),
                                 .rstd = la->q_rstd, .dx = t->dq_a, .dw = g->g[l->q_a_norm], .T = T,
-                                .D = Q, .ldx = Q, .lddy = Q, .lddx = Q, .dt = m->dt, .dtdx = m->dt});
-    fmi_linear_dw(m, g, t->dq_a, Q, la->xn, D, l->q_a, T);
-    fmi_linear_dx(m, t->dq_a, Q, l->q_a, T, t->dn, D, F, false);
+                                .D = Q, .ldx = ld, .lddy = Q, .lddx = ld, .dt = m->dt, .dtdx = m->dt});
+    fmi_linear_dx(m, t->dq_a, ld, l->q_a, T, t->dn, D, F, false);
 }
 
 static void latents_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,
@@ -33,17 +51,18 @@ static void latents_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l,
     struct fm_temp *t = a->tmp;
     int H = c->num_attention_heads, N = c->qk_nope_head_dim, R = c->qk_rope_head_dim, V = c->v_head_dim;
     int64_t C = c->kv_lora_rank, ld = C + R, dq = (int64_t)H * (N + R), dkv = (int64_t)H * (N + V);
+    int64_t ldx = fmi_mla_in(c);
     fmi_linear_dw(m, g, t->dkv, dkv, la->lat, ld, l->kv_b, b->T);
     fmi_linear_dx(m, t->dkv, dkv, l->kv_b, b->T, t->dc, C, fmi_full_dtype(m->dt), false);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){
                                 .dy = t->dc, .x = la->kv_a, .w = fmi_w(m, l->kv_a_norm),
                                 .rstd = la->kv_rstd, .dx = t->dkv_a, .dw = g->g[l->kv_a_norm],
-                                .T = b->T, .D = C, .ldx = ld, .lddy = C, .lddx = ld, .dt = m->dt,
+                                .T = b->T, .D = C, .ldx = ldx, .lddy = C, .lddx = ldx, .dt = m->dt,
                                 .dtdx = m->dt});
     fm_op_rope(m->x, &(fm_rope_args){.q_in = t->dq, .q_out = t->dqa, .k_in = t->dkpe,
                                      .k_out = fmi_at(t->dkv_a, C, m->dt), .cos = m->rope_cos,
                                      .sin = m->rope_sin, .pos = b->pos, .T = b->T, .ldq_in = dq,
-                                     .ldq_out = dq, .ldk_in = R, .ldk_out = ld, .H = H, .N = N, .R = R,
+                                     .ldq_out = dq, .ldk_in = R, .ldk_out = ldx, .H = H, .N = N, .R = R,
                                      .inverse = true, .dt = m->dt});
 }
 
@@ -66,8 +85,8 @@ void fmi_mla_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
                              .dt = m->dt});
     latents_bwd(m, a, g, l, la, b);
     queries_bwd(m, a, g, l, la, T);
-    fmi_linear_dw(m, g, t->dkv_a, ld, la->xn, D, l->kv_a, T);
-    fmi_linear_dx(m, t->dkv_a, ld, l->kv_a, T, t->dn, D, F, true);
+    compress_dw(m, a, g, l, la, T);
+    fmi_linear_dx(m, t->dkv_a, fmi_mla_in(c), l->kv_a, T, t->dn, D, F, true);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = t->dn, .x = la->x0, .w = fmi_w(m, l->attn_norm),
                                                    .rstd = la->rstd0, .dx = t->dx, .dxa = t->dxa,
                                                    .dw = g->g[l->attn_norm],

@@ -119,12 +119,13 @@ fm_status fmi_model_place(fm_model *m, fm_err *err)
     fm_status st = fm_dev_alloc(m->x, (size_t)bytes, &m->arena, err);
     if (st) return fmi_fail_prefix(err, st, "weights of %lld bytes", (long long)bytes);
     int64_t used = 0;
-    for (int i = 0; i < m->lay.n_params; i++) {
-        fm_param *p = &m->lay.params[i];
-        if (p->w) continue;
-        p->w = (char *)m->arena + used;
-        used += padded(p, p->dtype);
-    }
+    for (int i = 0; i < m->lay.n_params; i++)
+        for (int j = i; j >= 0; j = fmi_layout_behind(&m->lay, j)) {
+            fm_param *p = &m->lay.params[j];
+            if (p->w) continue;
+            p->w = (char *)m->arena + used;
+            used += padded(p, p->dtype);
+        }
     FM_ASSERT(used == bytes);
     return FM_OK;
 }

@@ -55,6 +55,9 @@ typedef struct fm_layout {
 fm_status fmi_layout_new(const fm_config *c, fm_layout *out, fm_err *err);
 void fmi_layout_free(fm_layout *l);
 int64_t fmi_param_count(const fm_param *p);
+/* The parameter that is placed right behind i, before i + 1, or -1: kv_a behind q_a, so that the two products
+ * of one input are one. */
+int fmi_layout_behind(const fm_layout *l, int i);
 int fmi_layout_find(const fm_layout *l, const char *name); /* -1: none */
 
 struct fm_model {
