@@ -111,7 +111,9 @@ static void plan_blocks(problem *q, const drive *d)
     q->piece = q->chunked ? FMI_GEMM_CHUNK : q->stepped ? step : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
     if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
     q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
+    int64_t want = 4 * (int64_t)d->ctx->n_threads, most = fmi_ceil_div(q->n_r, kern->block_unit);
     q->n_blocks = fmi_ceil_div(q->n_r, kern->block);
+    if (q->n_blocks < want) q->n_blocks = most < want ? most : want;
     q->block = round_up(fmi_ceil_div(q->n_r, q->n_blocks), kern->block_unit);
     q->n_blocks = fmi_ceil_div(q->n_r, q->block);
 
@@ -120,7 +122,7 @@ static void plan_blocks(problem *q, const drive *d)
     int64_t fit = (int64_t)(reused ? PANELS_MAX : PANELS_AIM) / (piece_k * k_bytes);
     if (fit > ACC_COLS / panel) fit = ACC_COLS / panel;
     if (fit < 1) fit = 1;
-    int64_t groups = (all + fit - 1) / fit, want = 4 * (int64_t)d->ctx->n_threads;
+    int64_t groups = (all + fit - 1) / fit;
     if (groups * q->n_blocks < want) groups = (want + q->n_blocks - 1) / q->n_blocks;
     if (groups > all) groups = all;
     int64_t per = groups > 0 ? (all + groups - 1) / groups : 1;
