@@ -80,7 +80,7 @@ $(BUILD)/compare_blas: bench/compare_blas.c $(LIB)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LIB) $(LIBS) -ldl -o $@
 
 # --- tests ----------------------------------------------------------------------------------------
-tests-built: all $(TESTS)
+tests-built: all $(TESTS) $(BUILD)/compare_blas
 style:
 	@sh scripts/check_includes.sh
 	@sh scripts/check_style.sh
