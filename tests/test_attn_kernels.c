@@ -246,6 +246,13 @@ static void test_latent(void **state)
     check_latent(h, &lanes, chunk, 11, FM_DTYPE_BF16);
     check_latent(h, &lanes, chunk + 6, 1, FM_DTYPE_BF16);
     check_latent(h, &lanes, many, 11, FM_DTYPE_BF16);
+    dims prompt = {16, 8, 32, 8, 64}; /* more units than share a copy, over the border of a segment */
+    for (int i = 0; i < 40; i++) chunk[i] = (latent_row){2, 480 + i};
+    check_latent(h, &prompt, chunk, 40, FM_DTYPE_BF16);
+    for (int i = 0; i < 40; i++) chunk[i] = (latent_row){i < 21 ? 2 : 3, i < 21 ? 1030 + i : i - 20};
+    check_latent(h, &prompt, chunk, 40, FM_DTYPE_BF16);
+    check_latent(h, &prompt, chunk, 4, FM_DTYPE_BF16); /* one unit, its segments spread over the threads */
+    check_latent(h, &prompt, chunk, 2, FM_DTYPE_BF16);
     dims row = {16, 64, 64, 64, 256}; /* a decoding row of mini: sixteen lanes, a page in one pass */
     static const latent_row ends[] = {{0, 1}, {1, 33}, {2, 1087}, {3, 1088}, {0, 97}};
     check_latent(h, &row, deep, 1, FM_DTYPE_BF16);

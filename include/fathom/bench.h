@@ -49,6 +49,7 @@ typedef struct fm_infer_bench_opts {
     fm_dtype precision;
     int64_t context;         /* the deepest decode and the longest prefill; 0: 4096 */
     int rows;                /* most rows verified in one step; 0: 1 */
+    int64_t chunk;           /* prompt tokens of a forward pass; 0: as a session takes */
 } fm_infer_bench_opts;
 
 #define FM_BENCH_PARTS 64

@@ -94,7 +94,8 @@ static fm_status model_open(fm_infer_bench *b, const fm_infer_bench_opts *o, fm_
     if (c.max_position_embeddings < b->context) c.max_position_embeddings = (int)b->context;
     st = fmi_model_new(b->x, &c, o->precision, true, &b->m, err);
     if (!st) st = weights(b, err);
-    fmi_engine_opts eo = {.sequences = b->rows, .context_max = b->context, .chunk = 512};
+    fmi_engine_opts eo = {.sequences = b->rows, .context_max = b->context,
+                          .chunk = o->chunk ? o->chunk : FMI_CHUNK};
     if (!st) st = fmi_engine_new(b->m, &eo, &b->e, err);
     if (!st) st = caches(b, err);
     size_t loads = sizeof(int32_t) * (size_t)b->m->lay.n_layers * (size_t)(c.n_routed_experts + 1);

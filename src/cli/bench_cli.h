@@ -8,7 +8,7 @@ typedef struct bench_args {
     cli_common c;
     const char *preset, *optimizer, *depth;
     const char *rows; /* list for decode, number for train */
-    int64_t seq, micro, steps;
+    int64_t seq, micro, steps, chunk;
     bool profile, dense;
 } bench_args;
 

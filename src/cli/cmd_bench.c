@@ -150,6 +150,7 @@ int cmd_bench(int argc, char **argv)
          "decode: cached tokens (0,4096,16384); prefill: tokens (512,4096)"},
         {"seq", CLI_INT, &a.seq, "N", "tokens of a row (default 512)"},
         {"micro", CLI_INT, &a.micro, "N", "tokens of a micro-batch (default: as a run)"},
+        {"chunk", CLI_INT, &a.chunk, "N", "prefill: tokens of a forward pass (default: as a session)"},
         {"steps", CLI_INT, &a.steps, "N", "steps measured after the first (default 3)"},
         {"optimizer", CLI_TEXT, &a.optimizer, "adamw|muon", "default adamw"},
         {"dense", CLI_FLAG, &a.dense, NULL, "the dense twin instead of experts"},

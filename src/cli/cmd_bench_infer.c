@@ -31,7 +31,8 @@ static int open_model(const bench_args *a, int64_t context, int rows, fm_infer_b
                              .threads = (int)a->c.threads,
                              .precision = precision,
                              .context = context,
-                             .rows = rows};
+                             .rows = rows,
+                             .chunk = a->chunk};
     if (fm_infer_bench_open(&o, out, &err)) return cli_fail("bench", "%s", err.text);
     return CLI_GO_ON;
 }

@@ -5,7 +5,6 @@
 #include "text/buf.h"
 
 #define CONTEXT_DEFAULT 8192
-#define CHUNK_DEFAULT 512
 
 static bool has_mtp(const fm_model *m)
 {
@@ -19,7 +18,7 @@ static fm_status engine_opts(const fm_model *m, const fm_session_opts *o, fmi_en
     if (ctx == 0) ctx = m->rope_rows < CONTEXT_DEFAULT ? m->rope_rows : CONTEXT_DEFAULT;
     out->sequences = o->sequences ? o->sequences : 1;
     out->context_max = ctx;
-    out->chunk = o->chunk ? o->chunk : CHUNK_DEFAULT;
+    out->chunk = o->chunk ? o->chunk : FMI_CHUNK;
     if (out->chunk > ctx * out->sequences && ctx > 0 && out->sequences > 0)
         out->chunk = ctx * out->sequences;
     out->drafts = 0;

@@ -167,7 +167,7 @@ typedef struct fm_attn_bwd_args {
 /* MLA attention, absorbed form, over paged latents. Query row t belongs to sequence row_seq[t] and sees its
  * first row_len[t] cached rows. A cached row is [c (C), k_pe (R)] A; page p holds rows p*64 .. p*64+63 of
  * `pages`; sequence s's i-th page is page_table[s*pages_max + i]. score = scale * (q_lat.c + q_pe.k_pe);
- * u = sum_j p_j c_j, rounded to A. Same blocks and segments as attn.
+ * u = sum_j p_j c_j, rounded to A. Segments as in attn, each with one maximum and one chain.
  * q_lat [T, H, C] A; q [T, H, N+R] A (its last R dims are read); u [T, H, C] A. */
 typedef struct fm_attn_latent_args {
     const void *q_lat;

@@ -264,7 +264,7 @@ static fm_status read_state(const char *path, fmi_load_window *w, fmi_run_state 
         st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format %lld, this build reads %d", path, (long long)format,
                      FMI_STATE_FORMAT);
     if (!st) st = fmi_json_get_int(j, path, "numerics", &numerics, err);
-    if (!st && numerics != FMI_NUMERICS)
+    if (!st && (numerics < FMI_NUMERICS_TRAINING || numerics > FMI_NUMERICS))
         fmi_log(
             1,
             "%s: numerics %lld, this program computes by %d: bits will differ from an unbroken run",
