@@ -7,12 +7,14 @@ typedef struct shape {
     int groups, K;     /* groups 0: one matrix, no routing */
 } shape;
 
-/* D and M off the tile sizes; the sizes of nano and micro; more rows than a chunk of 1,024; groups of some
- * dozens of rows, also with weights larger than L2 keeps. */
+/* D and M off the tile sizes; the sizes of nano and micro; more rows than a chunk of 1,024; groups
+ * of some dozens of rows, also with weights larger than L2 keeps; such weights with more rows, in
+ * one and two lots. */
 static const shape shapes[] = {{70, 64, 40, 4, 2},    {33, 32, 32, 0, 0},   {200, 64, 96, 3, 2},
                                {130, 256, 128, 2, 2}, {97, 256, 704, 0, 0}, {1100, 64, 32, 2, 2},
                                {1200, 32, 64, 0, 0},  {100, 64, 96, 4, 1},   {90, 640, 448, 2, 2},
-                               {120, 96, 48, 4, 2},   {150, 704, 416, 2, 1}};
+                               {120, 96, 48, 4, 2},   {150, 704, 416, 2, 1},
+                               {270, 704, 416, 2, 1}, {300, 2944, 96, 0, 0}};
 
 typedef struct routed {
     int32_t *offsets, *row_token, *row_slot;

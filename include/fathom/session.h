@@ -26,7 +26,7 @@ typedef enum fm_draft { FM_DRAFT_OFF, FM_DRAFT_MTP, FM_DRAFT_AUTO } fm_draft;
 typedef struct fm_session_opts {
     int sequences;       /* at most this many at once; 0: 1                                     */
     int64_t context_max; /* tokens a sequence can hold; 0: the model's, 8192 at most             */
-    int64_t chunk;       /* prompt tokens a forward pass takes; 0: 512                           */
+    int64_t chunk;       /* prompt tokens a forward pass takes; 0: 2048                          */
     fm_draft draft;
     int drafts;          /* tokens drafted ahead, 1..8; 0: 1                                     */
 } fm_session_opts;

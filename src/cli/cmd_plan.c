@@ -202,7 +202,7 @@ static int run(job *j)
 
 int cmd_plan(int argc, char **argv)
 {
-    job j = {.seq = 512, .batch = 4096, .sequences = 1, .chunk = 512, .optimizer = "muon"};
+    job j = {.seq = 512, .batch = 4096, .sequences = 1, .chunk = 2048, .optimizer = "muon"};
     const cli_option options[] = {
         {"preset", CLI_TEXT, &j.preset, "P", "pico, nano, micro, mini, v2-lite, v2, v3 or v3-slim"},
         CLI_OPT_MODEL(&j.c),
@@ -214,7 +214,7 @@ int cmd_plan(int argc, char **argv)
         {"context", CLI_INT, &j.context, "N",
          "tokens of a sequence in use (default: the model's, at most 8192)"},
         {"sequences", CLI_INT, &j.sequences, "N", "sequences in use at once (default 1)"},
-        {"chunk", CLI_INT, &j.chunk, "N", "prompt tokens of a forward pass (default 512)"},
+        {"chunk", CLI_INT, &j.chunk, "N", "prompt tokens of a forward pass (default 2048)"},
         {"speed", CLI_REAL, &j.speed, "TOKENS/S",
          "training speed (default: estimated from a short measurement)"},
         {"recompute", CLI_FLAG, &j.recompute, NULL, "activations again in the backward pass"},

@@ -44,7 +44,7 @@ typedef struct speak {
          "drafting with the model's own module; never changes the text (default: auto)"},          \
         {"drafts", CLI_INT, &(s)->drafts, "N", "tokens drafted ahead, 1 to 8 (default: 1)"},       \
         {"context", CLI_INT, &(s)->context_max, "N", "tokens a sequence can hold"},                \
-        {"chunk", CLI_INT, &(s)->chunk, "N", "prompt tokens a forward pass takes (default: 512)"}, \
+        {"chunk", CLI_INT, &(s)->chunk, "N", "prompt tokens a forward pass takes (default: 2048)"}, \
         {"mla", CLI_TEXT, &(s)->mla, "absorbed|expanded",                                          \
          "form of attention (default: absorbed)"},                                                 \
         CLI_OPT_PRECISION(&(s)->common), CLI_OPT_DEVICE(&(s)->common), CLI_OPT_ISA(&(s)->common),  \

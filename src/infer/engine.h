@@ -19,7 +19,7 @@
 #include "infer/pages.h"
 
 #define FMI_DRAFTS_MAX 8
-#define FMI_CHUNK 512        /* prompt tokens of a step unless told otherwise */
+#define FMI_CHUNK 2048       /* prompt tokens of a step unless told otherwise */
 
 typedef struct fmi_engine_opts {
     int sequences;

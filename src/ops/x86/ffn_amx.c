@@ -6,7 +6,7 @@
  * dgate, dup and dx; weight gradients follow in ffn_dw_amx.c. Shapes that do not fit (odd sizes, weights
  * larger than the scratch, few rows) go to thin.h or the composite. docs/kernels/ffn.md. */
 #pragma GCC target("avx512bf16")
-#include "ops/x86/ffn_amx.h"
+#include "ops/x86/ffn_walk.h"
 
 #include <pthread.h>
 
@@ -18,23 +18,6 @@
 #define ROWS_MIN_LARGE 192 /* the same, forward, of weights that do not stay in L2 */
 #define WEIGHTS_MAX ((size_t)3 << 19) /* bytes of a group's weights that stay in L2 beside the rows */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an output that will not be read from a cache */
-
-/* The matrices that the next group will pack, asked for a line a tile step. */
-typedef struct fetch {
-    const char *matrix[3];
-    int64_t lines, at;           /* of a matrix; next line              */
-    int m;                       /* which; 3: none left                 */
-} fetch;
-
-typedef struct work {
-    fetch next;
-    char *gate, *up, *down;      /* packed weights                      */
-    char *in;                    /* the block's rows of x or dy         */
-    char *mid[3];                /* h; or dgate, dup, h, in tile layout */
-    float *tile[2][2];           /* [turn][gate, up][32 * 32]           */
-    v16 *dw;                     /* [32] lanes of dweight               */
-    bool stream;                 /* outputs go past the caches          */
-} work;
 
 static size_t carve(work *w, char *scratch, int64_t D, int64_t M)
 {
@@ -59,28 +42,7 @@ static bool fits(const fm_kernel_ctx *k, fm_dtype dt, int64_t G, int64_t D, int6
         && __builtin_cpu_supports("avx512bf16");
 }
 
-static inline void put(const work *w, void *to, __m512i v)
-{
-    if (w->stream) _mm512_stream_si512(to, v);
-    else _mm512_storeu_si512(to, v);
-}
-
-/* Blocks [lo, hi) of all groups are this thread's; calls fn once a group that it has a part of. */
-typedef void (*group_fn)(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end);
-typedef void (*matrices_fn)(const void *args, int g, const char *matrix[3]);
-typedef struct walk {
-    const fm_kernel_ctx *k;
-    const void *args;
-    group_fn fn;
-    matrices_fn matrices;
-    const int32_t *offsets;
-    int64_t G, D, M;
-    int groups;
-    bool stream;
-} walk;
-
-/* Outputs of G x M bf16 and up, written whole lines at a time, are streamed where they are large. */
-static bool streams(int64_t G, int64_t M, const void *a, const void *b, const void *c)
+bool fmi_ffn_streams(int64_t G, int64_t M, const void *a, const void *b, const void *c)
 {
     return 2 * G * M >= STREAM_MIN && (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) & 63) == 0;
 }
@@ -97,7 +59,7 @@ static void walk_thread(void *arg, int tid, int n_threads)
     int64_t lo = total * tid / n_threads, hi = total * (tid + 1) / n_threads;
     if (lo >= hi) return;
     work w;
-    carve(&w, s->k->scratch[tid], s->D, s->M);
+    s->carve(&w, s->k->scratch[tid], s->D, s->M);
     w.stream = s->stream;
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040u);
@@ -122,59 +84,12 @@ static void walk_thread(void *arg, int tid, int n_threads)
     _mm_setcsr(csr);
 }
 
-static inline v16 weight_of(const void *weight, const int32_t *slot, int64_t row)
+void fmi_ffn_walk(const walk *s)
 {
-    return weight ? v16_set1(((const float *)weight)[slot[row]]) : v16_set1(1.0f);
+    fmi_pool_run(s->k->pool, walk_thread, (void *)(uintptr_t)s);
 }
 
-ALWAYS void fetch_line(fetch *f)
-{
-    if (f->m > 2) return;
-    _mm_prefetch(f->matrix[f->m] + 64 * f->at, _MM_HINT_T1);
-    if (++f->at < f->lines) return;
-    f->at = 0;
-    f->m++;
-}
-
-/* What goes on beside the products: the elementwise work on the tiles finished before (none at first). */
-typedef struct side {
-    const void *args;
-    work *w;
-    float *const *tile;          /* NULL: nothing yet                  */
-    int64_t row, at;             /* block's first row, tiles' first column */
-    int n;                       /* live rows                          */
-} side;
-typedef void (*side_fn)(const side *x, int r0, int r1);
-
-/* acc [32, 32] = 32 rows in tile layout by one panel; between its steps fn works on its share of
- * the 32 rows of x: part `part` of `parts`. Tiles are multiplied while vectors are computed. */
-ALWAYS void multiply(const char *rows, const char *panel, int64_t steps, float *acc, side_fn fn,
-                     const side *x, int part, int parts)
-{
-    int r0 = FMI_FFN_ROWS * part / parts, last = FMI_FFN_ROWS * (part + 1) / parts;
-    unsigned at = (unsigned)r0 << 16, each = (FMI_FFN_ROWS << 16) / ((unsigned)parts * (unsigned)steps);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t s = 0; s < steps; s++, rows += STEP_BYTES, panel += STEP_BYTES) {
-        step(rows, 64, 1024, panel, true, true);
-        fetch_line(&x->w->next);
-        if (!x->tile) continue;
-        at += each;
-        int r1 = s + 1 < steps ? (int)(at >> 16) : last;
-        fn(x, r0, r1);
-        r0 = r1;
-    }
-    _tile_stored(0, acc, 128);
-    _tile_stored(1, acc + 16, 128);
-    _tile_stored(2, acc + 512, 128);
-    _tile_stored(3, acc + 528, 128);
-}
-
-/* Gate is bf16, so its sigmoid has 65,536 possible values, computed once by v16_sigmoid. The few that
- * a layer meets stay in a near cache; an exponential and a division take four times as long. */
-static float sigmoid_of[1 << 16];
+float fmi_ffn_sigmoid[1 << 16];
 
 static void fill_sigmoids(void)
 {
@@ -183,72 +98,15 @@ static void fill_sigmoids(void)
     _mm_setcsr(csr | 0x8040u);
     for (uint32_t i = 0; i < 1 << 16; i += 16) {
         for (uint32_t j = 0; j < 16; j++) x[j] = fmi_bf16_to_f32((fm_bf16){(uint16_t)(i + j)});
-        v16_store(sigmoid_of + i, v16_sigmoid(v16_load(x)));
+        v16_store(fmi_ffn_sigmoid + i, v16_sigmoid(v16_load(x)));
     }
     _mm_setcsr(csr);
-}
-
-/* 32 bf16 values, half of them, as indices of that table. */
-ALWAYS __m512i half_bits(__m512i v, int half)
-{
-    return _mm512_cvtepu16_epi32(half ? _mm512_extracti64x4_epi64(v, 1) : _mm512_castsi512_si256(v));
-}
-
-ALWAYS v16 sigmoid_at(__m512i bits)
-{
-    return _mm512_i32gather_ps(bits, sigmoid_of, 4);
-}
-
-ALWAYS v16 value_at(__m512i bits)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-ALWAYS v16 gated_unit(__m512i gate, __m512i up, v16 w, int half)
-{
-    __m512i g = half_bits(gate, half);
-    return v16_mul(w, v16_mul(v16_mul(value_at(g), sigmoid_at(g)), value_at(half_bits(up, half))));
-}
-
-/* Rows r0 .. r1-1 of columns j .. j+31 of gate and up leave their tiles; h goes to tile layout. */
-ALWAYS void activate(const side *x, int r0, int r1)
-{
-    const fm_gated_args *a = x->args;
-    const work *w = x->w;
-    int64_t j = x->at, at = 2 * ((x->row + r0) * a->M + j);
-    char *gate = (char *)a->gate + at, *up = (char *)a->up + at;
-    char *h = w->mid[0] + j / 32 * STEP_BYTES + 64 * r0;
-    const float *tg = x->tile[0] + 32 * r0, *tu = x->tile[1] + 32 * r0;
-    int live = r1 < x->n ? r1 : x->n, r = r0;
-    for (; r < live; r++, tg += 32, tu += 32, gate += 2 * a->M, up += 2 * a->M, h += 64) {
-        v16 wr = weight_of(a->weight, a->row_slot, x->row + r);
-        __m512i g = FFN_ROUND(v16_load(tg), v16_load(tg + 16)),
-                u = FFN_ROUND(v16_load(tu), v16_load(tu + 16));
-        put(w, gate, g);
-        put(w, up, u);
-        v16 h0 = gated_unit(g, u, wr, 0), h1 = gated_unit(g, u, wr, 1);
-        _mm512_store_si512(h, FFN_ROUND(h0, h1));
-    }
-    for (; r < r1; r++, h += 64) _mm512_store_si512(h, _mm512_setzero_si512());
-}
-
-/* Columns p .. p+31 of y leave their tile, on top of base. */
-ALWAYS void store_y(const side *x, int r0, int r1)
-{
-    const fm_gated_args *a = x->args;
-    int64_t at = (x->row + r0) * a->D + x->at;
-    for (int r = r0; r < r1 && r < x->n; r++, at += a->D)
-        for (int c = 0; c < 32; c += 16) {
-            v16 v = v16_load(x->tile[0] + 32 * r + c);
-            if (a->base) v = v16_add(v16_load((const float *)a->base + at + c), v);
-            put(x->w, (float *)a->y + at + c, v16_bits(v));
-        }
 }
 
 static void gated_block(const fm_gated_args *a, work *w, int64_t row, int n)
 {
     int64_t D = a->D, M = a->M;
-    side x = {.args = a, .w = w, .row = row, .n = n};
+    side x = {.args = a, .w = w, .h = w->mid[0], .row = row, .n = n};
     int turn = 0;
     for (int64_t j = 0; j < M; j += 32, turn ^= 1) {
         multiply(w->in, w->gate + 2 * j * D, D / 32, w->tile[turn][0], activate, &x, 0, 2);
@@ -290,12 +148,14 @@ static void gated_matrices(const void *args, int g, const char *matrix[3])
 
 static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
 {
-    int64_t rows_min = 3 * ffn_packed(a->M, a->D) <= WEIGHTS_MAX ? ROWS_MIN : ROWS_MIN_LARGE;
+    bool large = 3 * ffn_packed(a->M, a->D) > WEIGHTS_MAX;
+    int64_t rows_min = large ? ROWS_MIN_LARGE : ROWS_MIN;
+    if (large && fmi_gated_large_amx(k, a)) return FM_OK;
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, rows_min))
         return fmi_gated_thin(k, a, FM_ISA_AMX) ? FM_OK : ref_gated(k, a);
-    bool stream = streams(a->G, a->M, a->gate, a->up, a->y);
-    walk s = {k, a, gated_group, gated_matrices, a->offsets, a->G, a->D, a->M, a->groups, stream};
-    fmi_pool_run(k->pool, walk_thread, &s);
+    bool stream = fmi_ffn_streams(a->G, a->M, a->gate, a->up, a->y);
+    walk s = {k, a, gated_group, gated_matrices, carve, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    fmi_ffn_walk(&s);
     return FM_OK;
 }
 
@@ -415,9 +275,9 @@ static void bwd_matrices(const void *args, int g, const char *matrix[3])
 static fm_status gated_bwd(const fm_kernel_ctx *k, const fm_gated_bwd_args *a)
 {
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, ROWS_MIN)) return ref_gated_bwd(k, a);
-    bool stream = streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
-    walk s = {k, a, bwd_group, bwd_matrices, a->offsets, a->G, a->D, a->M, a->groups, stream};
-    fmi_pool_run(k->pool, walk_thread, &s);
+    bool stream = fmi_ffn_streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
+    walk s = {k, a, bwd_group, bwd_matrices, carve, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    fmi_ffn_walk(&s);
     return fmi_ffn_dw_amx(k, a);
 }
 
