@@ -14,7 +14,7 @@ static const shape shapes[] = {{70, 64, 40, 4, 2},    {33, 32, 32, 0, 0},   {200
                                {130, 256, 128, 2, 2}, {97, 256, 704, 0, 0}, {1100, 64, 32, 2, 2},
                                {1200, 32, 64, 0, 0},  {100, 64, 96, 4, 1},   {90, 640, 448, 2, 2},
                                {120, 96, 48, 4, 2},   {150, 704, 416, 2, 1},
-                               {270, 704, 416, 2, 1}, {300, 2944, 96, 0, 0}};
+                               {270, 704, 416, 2, 1}, {264, 2944, 96, 0, 0}};
 
 typedef struct routed {
     int32_t *offsets, *row_token, *row_slot;
@@ -114,6 +114,12 @@ static bool too_long(const shape *s)
     return kh_quick() && s->T * s->D * s->M > 1 << 22;
 }
 
+/* For the forward pass in bf16 alone. */
+static bool large(const shape *s)
+{
+    return s->T * s->D * s->M > 60000000;
+}
+
 static void test_forward(void **state)
 {
     kh *h = *state;
@@ -121,6 +127,7 @@ static void test_forward(void **state)
         for (int v = 0; v < 3; v++)
             for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
                 if (too_long(&shapes[i])) continue;
+                if (large(&shapes[i]) && (dt == FM_DTYPE_F32 || v != 1)) continue;
                 h->what = "gated";
                 h->shift = i % 2 ? 1 : 0;
                 check_forward(h, &shapes[i], (fm_dtype)dt, v);
@@ -132,7 +139,7 @@ static void test_backward(void **state)
     kh *h = *state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
-            if (too_long(&shapes[i])) continue;
+            if (too_long(&shapes[i]) || large(&shapes[i])) continue;
             h->what = "gated_bwd";
             h->shift = i % 2 ? 1 : 0;
             check_backward(h, &shapes[i], (fm_dtype)dt);
