@@ -1,7 +1,11 @@
-/* Thread pool with a static partition: no queue, no stealing, so which thread computes an output
- * never changes what is computed. Workers spin briefly, then sleep. */
+/* Thread pool. Work is cut into pieces by the operator, by shapes and the number of threads alone;
+ * a thread owns its share, or takes one piece after the other (fmi_pool_take) where a slower
+ * processor would keep the others waiting. Which thread computes an output never changes what is
+ * computed. Workers spin briefly, then sleep. */
 #ifndef FM_BASE_POOL_H
 #define FM_BASE_POOL_H
+
+#include <stdatomic.h>
 
 #include "base/base.h"
 
@@ -19,5 +23,15 @@ void fmi_pool_run(fmi_pool *p, fmi_pool_fn fn, void *arg);
 /* The half-open share [*begin, *end) of n items that thread tid of n_threads owns; shares start at
  * multiples of `grain` and differ by at most one grain. */
 void fmi_pool_share(int64_t n, int64_t grain, int tid, int n_threads, int64_t *begin, int64_t *end);
+
+/* Pieces 0, 1, .. of a run, each taken once; starts as {0}. */
+typedef struct fmi_pool_pieces {
+    _Atomic int64_t next;
+} fmi_pool_pieces;
+
+static inline int64_t fmi_pool_take(fmi_pool_pieces *c)
+{
+    return atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed);
+}
 
 #endif

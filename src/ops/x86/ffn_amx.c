@@ -47,46 +47,79 @@ bool fmi_ffn_streams(int64_t G, int64_t M, const void *a, const void *b, const v
     return 2 * G * M >= STREAM_MIN && (((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) & 63) == 0;
 }
 
-static void walk_thread(void *arg, int tid, int n_threads)
+/* Blocks of a group that a thread takes at a time: weights are packed for each piece, so no fewer
+ * than 32 where a thread's share is more; less if there are some groups, but too few for whole ones
+ * to come out even. */
+static int64_t piece_blocks(const walk *s)
 {
-    const walk *s = arg;
-    int groups = s->groups > 0 ? s->groups : 1;
-    int64_t total = 0, first = 0, begin, end;
+    int groups = s->groups > 0 ? s->groups : 1, threads = s->k->n_threads;
+    int64_t total = 0, begin, end;
     for (int g = 0; g < groups; g++) {
         ffn_group(s->offsets, s->G, g, &begin, &end);
         total += ffn_blocks(end - begin);
     }
-    int64_t lo = total * tid / n_threads, hi = total * (tid + 1) / n_threads;
-    if (lo >= hi) return;
+    int64_t share = (total + threads - 1) / threads, half = (share + 1) / 2, least = 32;
+    if (groups > 1 && groups < 4 * threads) {
+        half = (half + 1) / 2;
+        least = 4;
+    }
+    return share < least ? (share > 0 ? share : 1) : half > least ? half : least;
+}
+
+/* A piece: rows of group g, whose first piece is `first` of all. */
+typedef struct place {
+    int g;
+    int64_t first, row, end, group_end;
+} place;
+
+/* Goes on to piece `want` of all; false past the end. */
+static bool find_piece(const walk *s, place *p, int64_t want)
+{
+    int groups = s->groups > 0 ? s->groups : 1;
+    for (; p->g < groups; p->g++) {
+        int64_t begin, end;
+        ffn_group(s->offsets, s->G, p->g, &begin, &end);
+        int64_t n = ffn_blocks(end - begin), parts = (n + s->most - 1) / s->most, i = want - p->first;
+        if (i < parts) {
+            int64_t stop = begin + n * (i + 1) / parts * FMI_FFN_ROWS;
+            p->row = begin + n * i / parts * FMI_FFN_ROWS;
+            p->end = stop < end ? stop : end;
+            p->group_end = end;
+            return true;
+        }
+        p->first += parts;
+    }
+    return false;
+}
+
+static void walk_thread(void *arg, int tid, int n_threads)
+{
+    walk *s = arg;
     work w;
     s->carve(&w, s->k->scratch[tid], s->D, s->M);
     w.stream = s->stream;
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040u);
     fmi_tiles_configure_amx();
-    for (int g = 0; g < groups && first < hi; g++) {
-        ffn_group(s->offsets, s->G, g, &begin, &end);
-        int64_t n = ffn_blocks(end - begin), b0 = lo > first ? lo - first : 0;
-        int64_t b1 = hi - first < n ? hi - first : n;
-        if (b0 < b1) {
-            w.next = (fetch){.lines = s->D * s->M / 32, .m = 3};
-            if (first + n < hi && g + 1 < groups) {
-                s->matrices(s->args, g + 1, w.next.matrix);
-                w.next.m = 0;
-            }
-            int64_t stop = begin + b1 * FMI_FFN_ROWS;
-            s->fn(s->args, &w, g, begin + b0 * FMI_FFN_ROWS, stop < end ? stop : end, end);
+    place p = {0};
+    for (int64_t want = fmi_pool_take(&s->taken); find_piece(s, &p, want); want = fmi_pool_take(&s->taken)) {
+        place q = p; /* what this thread will probably take next */
+        w.next = (fetch){.lines = s->D * s->M / 32, .m = 3};
+        if (find_piece(s, &q, want + n_threads) && q.g != p.g) {
+            s->matrices(s->args, q.g, w.next.matrix);
+            w.next.m = 0;
         }
-        first += n;
+        s->fn(s->args, &w, p.g, p.row, p.end, p.group_end);
     }
     fmi_tiles_release_amx();
     _mm_sfence();
     _mm_setcsr(csr);
 }
 
-void fmi_ffn_walk(const walk *s)
+void fmi_ffn_walk(walk *s)
 {
-    fmi_pool_run(s->k->pool, walk_thread, (void *)(uintptr_t)s);
+    s->most = piece_blocks(s);
+    fmi_pool_run(s->k->pool, walk_thread, s);
 }
 
 float fmi_ffn_sigmoid[1 << 16];
@@ -154,7 +187,8 @@ static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, rows_min))
         return fmi_gated_thin(k, a, FM_ISA_AMX) ? FM_OK : ref_gated(k, a);
     bool stream = fmi_ffn_streams(a->G, a->M, a->gate, a->up, a->y);
-    walk s = {k, a, gated_group, gated_matrices, carve, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    walk s = {k,    a,    gated_group, gated_matrices, carve, a->offsets, a->G,
+              a->D, a->M, a->groups,   stream,         0,     {0}};
     fmi_ffn_walk(&s);
     return FM_OK;
 }
@@ -276,7 +310,7 @@ static fm_status gated_bwd(const fm_kernel_ctx *k, const fm_gated_bwd_args *a)
 {
     if (!fits(k, a->dt, a->G, a->D, a->M, a->groups, ROWS_MIN)) return ref_gated_bwd(k, a);
     bool stream = fmi_ffn_streams(a->G, a->M, a->h, a->dgate, a->dup) && ((uintptr_t)a->dx & 63) == 0;
-    walk s = {k, a, bwd_group, bwd_matrices, carve, a->offsets, a->G, a->D, a->M, a->groups, stream};
+    walk s = {k, a, bwd_group, bwd_matrices, carve, a->offsets, a->G, a->D, a->M, a->groups, stream, 0, {0}};
     fmi_ffn_walk(&s);
     return fmi_ffn_dw_amx(k, a);
 }

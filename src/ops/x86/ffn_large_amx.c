@@ -171,6 +171,6 @@ bool fmi_gated_large_amx(const fm_kernel_ctx *k, const fm_gated_args *a)
         !__builtin_cpu_supports("avx512bf16"))
         return false;
     fmi_ffn_walk(&(walk){k, a, large_group, matrices, carve, a->offsets, a->G, a->D, a->M, a->groups,
-                         fmi_ffn_streams(a->G, a->M, a->gate, a->up, a->y)});
+                         fmi_ffn_streams(a->G, a->M, a->gate, a->up, a->y), 0, {0}});
     return true;
 }

@@ -30,7 +30,7 @@ ALWAYS void put(const work *w, void *to, __m512i v)
     else _mm512_storeu_si512(to, v);
 }
 
-/* Blocks [lo, hi) of all groups are this thread's; calls fn once a group that it has a part of. */
+/* Threads take groups, large ones in even pieces, and call fn for each. */
 typedef void (*group_fn)(const void *args, work *w, int g, int64_t row, int64_t end, int64_t group_end);
 typedef void (*matrices_fn)(const void *args, int g, const char *matrix[3]);
 typedef size_t (*carve_fn)(work *w, char *scratch, int64_t D, int64_t M);
@@ -44,10 +44,12 @@ typedef struct walk {
     int64_t G, D, M;
     int groups;
     bool stream;
+    int64_t most;                /* blocks of a piece, set by fmi_ffn_walk */
+    fmi_pool_pieces taken;
 } walk;
 
 /* Runs s on all threads. */
-void fmi_ffn_walk(const walk *s);
+void fmi_ffn_walk(walk *s);
 
 /* Outputs of G x M bf16 and up, written whole lines at a time, are streamed where they are large. */
 bool fmi_ffn_streams(int64_t G, int64_t M, const void *a, const void *b, const void *c);

@@ -20,6 +20,7 @@ typedef struct job {
     const void *arg;
     int n_problems;
     int64_t total;
+    fmi_pool_pieces taken;
 } job;
 
 typedef struct block_out {
@@ -204,27 +205,34 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
     flush(w);
 }
 
+/* Pieces of a problem that threads take: B is packed once a piece and chunk, so whole groups of its
+ * columns, or whole problems, where there are enough of them. */
+static int64_t pieces(const job *d, const fmi_tn *q, int64_t units)
+{
+    int64_t groups = b_groups(q), threads = d->k->n_threads;
+    int64_t n = groups >= 2 * threads ? groups : d->n_problems >= 4 * threads ? 1 : threads;
+    return n < units ? n : units;
+}
+
 static void run_thread(void *arg, int tid, int n_threads)
 {
-    const job *d = arg;
-    int64_t lo = d->total * tid / n_threads, hi = d->total * (tid + 1) / n_threads, base = 0;
-    if (lo >= hi) return;
+    job *d = arg;
     char *s = d->k->scratch[tid];
     worker w = {.b = s, .a = s + B_BYTES, .tile = {(float *)(void *)(s + B_BYTES + A_BYTES),
                                                    (float *)(void *)(s + B_BYTES + A_BYTES + 4096)}};
+    int64_t mine = fmi_pool_take(&d->taken), at = 0;
+    (void)n_threads;
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040u);
     fmi_tiles_configure_amx();
-    for (int i = 0; i < d->n_problems && base < hi; i++) {
+    for (int i = 0; i < d->n_problems; i++) {
         fmi_tn q;
         d->fn(d->arg, i, &q);
-        int64_t cost = problem_cost(&q);
-        if (!cost) continue;
-        int64_t n = a_blocks(&q) * b_groups(&q), each = unit_cost(&q);
-        int64_t u0 = fmi_ceil_div(lo - base, each), u1 = fmi_ceil_div(hi - base, each);
-        if (u1 > n) u1 = n;
-        if (u0 < u1) run_units(&w, &q, u0, u1);
-        base += cost;
+        if (!problem_cost(&q)) continue;
+        int64_t units = a_blocks(&q) * b_groups(&q), n = pieces(d, &q, units);
+        for (; mine < at + n; mine = fmi_pool_take(&d->taken))
+            run_units(&w, &q, units * (mine - at) / n, units * (mine - at + 1) / n);
+        at += n;
     }
     fmi_tiles_release_amx();
     _mm_setcsr(csr);
@@ -232,7 +240,7 @@ static void run_thread(void *arg, int tid, int n_threads)
 
 fm_status fmi_tn_run(const fm_kernel_ctx *k, fmi_tn_fn fn, const void *arg, int n_problems)
 {
-    job d = {k, fn, arg, n_problems, 0};
+    job d = {k, fn, arg, n_problems, 0, {0}};
     FM_ASSERT(B_BYTES + A_BYTES + 8192 <= k->scratch_bytes);
     for (int i = 0; i < n_problems; i++) {
         fmi_tn q;
