@@ -42,31 +42,15 @@ void fmi_logits(fm_model *m, fm_acts *a, const void *h, const int32_t *rows, int
     fmi_linear(m, h, D, m->lay.head, n, logits, m->cfg.vocab_size, fmi_full_dtype(m->dt), false);
 }
 
-/* Loss of n rows; with grad their dlogits and dh. */
-static void head_block(fm_model *m, fm_acts *a, bool grad, const void *h, const int32_t *target, int64_t n,
-                       double grad_scale, void *loss_rows, void *dlogits, void *dh)
-{
-    int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size;
-    fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_linear(m, h, D, m->lay.head, n, a->logits, W, F, false);
-    fm_op_xent(m->x, &(fm_xent_args){.logits = a->logits, .target = target,
-                                     .loss = loss_rows, .dlogits = grad ? dlogits : NULL, .T = n, .W = W,
-                                     .ld = W, .ldd = W, .grad_scale = grad_scale, .dt = m->dt});
-    if (grad) fmi_linear_dx(m, dlogits, W, m->lay.head, n, dh, D, F, false);
-}
-
 void fmi_head_loss(fm_model *m, fm_acts *a, fm_grads *g, const void *h, const int32_t *target, int64_t T,
                    double grad_scale, void *loss_rows, void *dh)
 {
-    int64_t D = m->cfg.hidden_size, W = m->cfg.vocab_size, chunk = a->o.logit_rows, block = a->logit_block;
-    fm_dtype F = fmi_full_dtype(m->dt);
-    for (int64_t t = 0; t < T; t += chunk) {
-        int64_t n = T - t < chunk ? T - t : chunk;
-        for (int64_t b = 0; b < n; b += block)
-            head_block(m, a, g != NULL, fmi_at(h, (t + b) * D, m->dt), target + t + b,
-                       n - b < block ? n - b : block, grad_scale, fmi_at(loss_rows, t + b, F),
-                       g ? fmi_at(a->tmp->dlogits, b * W, m->dt) : NULL,
-                       g ? fmi_at(dh, (t + b) * D, F) : NULL);
-        if (g) fmi_linear_dw(m, g, a->tmp->dlogits, W, fmi_at(h, t * D, m->dt), D, m->lay.head, n);
-    }
+    const fm_param *p = &m->lay.params[m->lay.head];
+    FM_ASSERT(p->dtype == m->dt);
+    fm_op_linear_xent(m->x, &(fm_linear_xent_args){
+                                .x = h, .w = p->w, .target = target, .loss = loss_rows, .dx = g ? dh : NULL,
+                                .dw = g ? g->g[m->lay.head] : NULL, .logits = a->logits,
+                                .dlogits = g ? a->tmp->dlogits : NULL, .T = T, .D = p->cols, .W = p->rows,
+                                .block = a->logit_block, .chunk = a->o.logit_rows, .grad_scale = grad_scale,
+                                .dt = m->dt});
 }

@@ -93,6 +93,57 @@ REF_OP(gated_bwd)
     return st;
 }
 
+static void *elements(const void *p, int64_t n, fm_dtype d)
+{
+    return (char *)(uintptr_t)p + (size_t)n * fm_dtype_bytes(d);
+}
+
+/* Rows t .. t+n-1 of a chunk that begins at row `begin`: logits, losses and, with gradients, dx. */
+static fm_status linear_xent_block(const fm_kernel_ctx *k, const fm_linear_xent_args *a, int64_t begin,
+                                   int64_t t, int64_t n)
+{
+    int64_t D = a->D, W = a->W;
+    fm_dtype A = a->dt, F = fmi_full_dtype(A);
+    void *d = a->dx ? elements(a->dlogits, (t - begin) * W, A) : NULL;
+    fm_gemm_args logits = {.a = elements(a->x, t * D, A), .b = a->w, .c = a->logits, .kind = FM_GEMM_NT,
+                           .m = n, .n = W, .k = D, .lda = D, .ldb = D, .ldc = W, .dt = A, .dtc = F};
+    fm_xent_args xent = {.logits = a->logits,
+                         .target = a->target + t,
+                         .loss = elements(a->loss, t, F),
+                         .dlogits = d,
+                         .T = n,
+                         .W = W,
+                         .ld = W,
+                         .ldd = W,
+                         .grad_scale = a->grad_scale,
+                         .dt = A};
+    fm_gemm_args dx = {.a = d, .b = a->w, .kind = FM_GEMM_NN, .m = n, .n = D, .k = W, .lda = W, .ldb = D,
+                       .ldc = D, .dt = A, .dtc = F};
+    fm_status st = k->ops->gemm(k, &logits);
+    if (!st) st = k->ops->xent(k, &xent);
+    if (st || !a->dx) return st;
+    dx.c = elements(a->dx, t * D, F);
+    return k->ops->gemm(k, &dx);
+}
+
+REF_OP(linear_xent)
+{
+    int64_t D = a->D, W = a->W;
+    fm_dtype A = a->dt;
+    for (int64_t begin = 0; begin < a->T; begin += a->chunk) {
+        int64_t n = a->T - begin < a->chunk ? a->T - begin : a->chunk, end = begin + n;
+        fm_status st = FM_OK;
+        for (int64_t t = begin; t < end && !st; t += a->block)
+            st = linear_xent_block(k, a, begin, t, end - t < a->block ? end - t : a->block);
+        fm_gemm_args dw = {.a = a->dlogits, .b = elements(a->x, begin * D, A), .c = a->dw, .kind = FM_GEMM_TN,
+                           .m = W, .n = D, .k = n, .lda = W, .ldb = D, .ldc = D, .dt = A,
+                           .dtc = fmi_full_dtype(A), .accumulate = true};
+        if (!st && a->dx) st = k->ops->gemm(k, &dw);
+        if (st) return st;
+    }
+    return FM_OK;
+}
+
 static fm_status cast(const fm_kernel_ctx *k, const void *x, fm_dtype dx, void *y, fm_dtype dy, int64_t rows,
                       int64_t D)
 {
@@ -149,11 +200,6 @@ REF_OP(newton_schulz)
     fm_status st = cast(k, a->y, fmi_full_dtype(a->dt), a->x, a->dt, a->n * a->r, a->c);
     for (int i = 0; i < a->steps && !st; i++) st = newton_schulz_step(k, a);
     return st;
-}
-
-static void *elements(const void *p, int64_t n, fm_dtype d)
-{
-    return (char *)(uintptr_t)p + (size_t)n * fm_dtype_bytes(d);
 }
 
 REF_OP(muon)

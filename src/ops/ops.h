@@ -385,6 +385,24 @@ typedef struct fm_xent_args {
     fm_dtype dt;
 } fm_xent_args;
 
+/* Head and cross-entropy in one: logits = x W^T (F); loss and dlogits as xent; with dx: dx = dlogits W (F,
+ * written) and dW += dlogits^T x, `chunk` rows at a time in ascending order. Means exactly gemm, xent and
+ * two more gemms on each `block` rows of a chunk (dW: on the chunk); a fused version gives the same bits and
+ * writes to its scratch as it likes. dx NULL: losses alone. */
+typedef struct fm_linear_xent_args {
+    const void *x;           /* [T, D] A */
+    const void *w;           /* [W, D] A */
+    const int32_t *target;   /* [T], -1: no target */
+    void *loss;              /* [T] F out */
+    void *dx;                /* [T, D] F out or NULL */
+    void *dw;                /* [W, D] F, added to; NULL without dx */
+    void *logits;            /* [block, W] F scratch */
+    void *dlogits;           /* [chunk, W] A scratch; NULL without dx */
+    int64_t T, D, W, block, chunk;
+    double grad_scale;
+    fm_dtype dt;
+} fm_linear_xent_args;
+
 /* out[0] = out[0] + scale * sum(x[0..n-1]) (16 lanes, tree), F. */
 typedef struct fm_sum_args {
     const void *x;
@@ -675,6 +693,7 @@ typedef struct fm_sample_args {
     X(moe_combine, T)              \
     X(lse, T)                      \
     X(xent, T)                     \
+    X(linear_xent, T)              \
     X(sum, n)                      \
     X(axpby, n)                    \
     X(zero, bytes)                 \

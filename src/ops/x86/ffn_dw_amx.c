@@ -11,7 +11,7 @@ static void problem(const void *arg, int i, fmi_tn *q)
     int64_t begin, end, M = a->M, D = a->D;
     ffn_group(a->offsets, a->G, g, &begin, &end);
     *q = (fmi_tn){.b_rows = a->row_token ? a->row_token + begin : NULL, .lda = M, .ldb = D, .k = end - begin,
-                  .m = M, .n = D, .in_tiles = true};
+                  .m = M, .n = D, .in_tiles = true, .tile_step = 64 * M, .tile_block = STEP_BYTES};
     q->b = (const fm_bf16 *)(i % 2 ? a->dy : a->x) + (a->row_token ? 0 : begin * D);
     if (i % 2) { /* dW_down^T = h^T dy */
         q->a[0] = (const fm_bf16 *)a->h + begin * M;

@@ -19,6 +19,7 @@ void fm_ops_init_x86(fm_ops *ops, fm_isa isa)
     fmi_attn_init_avx512(ops);
     if (isa < FM_ISA_AMX) return;
     ops->gemm = fmi_gemm_x86_amx;
+    ops->linear_xent = fmi_linear_xent_amx;
     ops->newton_schulz = fmi_newton_schulz_amx;
     fmi_attn_init_amx(ops);
     fmi_ffn_init_amx(ops);

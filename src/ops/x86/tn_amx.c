@@ -136,20 +136,25 @@ static void flush(worker *w)
     w->wait.acc = NULL;
 }
 
+static const char *tiles_at(const fmi_tn *q, int part, int64_t i0, int64_t t0)
+{
+    return (const char *)q->a[part] + t0 / 32 * q->tile_step + i0 / 32 * q->tile_block;
+}
+
 /* 32 columns of A, from i0: in tiles where they lie, else transposed into the scratch. */
 static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0, int64_t kn,
                     fmi_gemm_rows *r)
 {
-    const char *a = (const char *)(q->a[part] + t0 * q->lda);
-    int64_t whole = kn & ~(int64_t)31, ld = 2 * q->lda;
+    const char *a = (const char *)(q->a[part] + t0 * q->lda), *tiles = tiles_at(q, part, i0, t0);
+    int64_t whole = q->padded ? (kn + 31) & ~(int64_t)31 : kn & ~(int64_t)31, ld = 2 * q->lda;
     if (!q->in_tiles) {
         rows_across(w->a, a + 2 * i0, ld, (int)(q->m - i0 < 32 ? q->m - i0 : 32), kn);
         return;
     }
-    r->p = a + i0 / 32 * STEP_BYTES;
-    r->step_bytes = 32 * ld;
+    r->p = tiles;
+    r->step_bytes = q->tile_step;
     r->k = whole;
-    if (whole == kn) return;
+    if (whole >= kn) return;
     rows_across(w->a, a + whole * ld + 2 * i0, ld, 32, kn - whole);
     r->tail = w->a;
 }
@@ -167,7 +172,7 @@ static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int6
         int64_t panels = (n + 31) / 32;
         r.ahead_rows = (int)((32 + panels - 1) / panels);
         r.ahead_bytes = 64;
-        r.ahead_step = 64 * q->lda;
+        r.ahead_step = q->tile_step;
     }
     const char *panel = w->b;
     for (int64_t j = 0; j < n; j += 32, panel += 64 * padded) {
@@ -175,8 +180,7 @@ static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int6
         float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
         if (r.ahead_rows) {
             int64_t at = j / 32 * r.ahead_rows * 64;
-            const char *a = (const char *)(q->a[next >= per] + t0 * q->lda) + next % per * STEP_BYTES;
-            r.ahead = at < STEP_BYTES ? a + at : NULL;
+            r.ahead = at < STEP_BYTES ? tiles_at(q, next >= per, next % per * 32, t0) + at : NULL;
         }
         r.touch = (const char *)c; /* added to after the next block */
         block(&r, panel, tile, 32, false, true, true);

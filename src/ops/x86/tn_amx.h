@@ -14,8 +14,11 @@ typedef struct fmi_tn {
     int64_t lda, ldb, ldc;
     int64_t k, m, n;
     bool transposed;
-    bool in_tiles;             /* A: every whole 32 t as m / 32 blocks of columns in tile layout, 2,048 bytes
-                                  each, where their rows would be (m = lda, a multiple of 32); rest: rows */
+    /* A in tile layout: 2,048 bytes for 32 t of 32 columns, tile_step bytes on to the next 32 t, tile_block
+     * to the next 32 columns. The last t, where fewer than 32: rows (m = lda, a multiple of 32), or a tile
+     * that zeros fill up (padded). */
+    bool in_tiles, padded;
+    int64_t tile_step, tile_block;
 } fmi_tn;
 
 /* Fills problem i; `arg` as given to fmi_tn_run. */

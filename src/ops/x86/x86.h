@@ -13,6 +13,7 @@ void fmi_attn_init_avx512(fm_ops *ops);
 void fmi_attn_init_amx(fm_ops *ops);
 void fmi_ffn_init_amx(fm_ops *ops);
 fm_status fmi_muon_x86(const fm_kernel_ctx *k, const fm_muon_args *a);
+fm_status fmi_linear_xent_amx(const fm_kernel_ctx *k, const fm_linear_xent_args *a);
 fm_status fmi_newton_schulz_amx(const fm_kernel_ctx *k, const fm_newton_schulz_args *a);
 
 /* Calls fn(arg, begin, end) for disjoint shares of 0..n-1 that begin at multiples of grain, one
