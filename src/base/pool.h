@@ -24,10 +24,28 @@ void fmi_pool_run(fmi_pool *p, fmi_pool_fn fn, void *arg);
  * multiples of `grain` and differ by at most one grain. */
 void fmi_pool_share(int64_t n, int64_t grain, int tid, int n_threads, int64_t *begin, int64_t *end);
 
-/* Pieces 0, 1, .. of a run, each taken once; starts as {0}. */
+/* Pieces of a run, each taken once, either one by one (0, 1, ..) or as shares of so many units;
+ * starts as {0}. */
 typedef struct fmi_pool_pieces {
     _Atomic int64_t next;
 } fmi_pool_pieces;
+
+/* The next share of n units: a part of what is left, so that shares grow smaller and all threads come to an
+ * end together, in multiples of `least`. False: none left. */
+static inline bool fmi_pool_next(fmi_pool_pieces *c, int64_t n, int64_t least, int n_threads, int64_t *begin,
+                                 int64_t *end)
+{
+    int64_t at = atomic_load_explicit(&c->next, memory_order_relaxed), size;
+    do {
+        if (at >= n) return false;
+        size = n_threads > 1 ? (n - at) / (2 * n_threads) : n - at;
+        size = (size / least + (size % least != 0 || size < least)) * least;
+    } while (!atomic_compare_exchange_weak_explicit(&c->next, &at, at + size, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = at + size < n ? at + size : n;
+    return true;
+}
 
 static inline int64_t fmi_pool_take(fmi_pool_pieces *c)
 {

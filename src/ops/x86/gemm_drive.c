@@ -38,7 +38,8 @@ typedef struct drive {
     const fm_gemm_args *a;
     const fmi_gemm_kern *kern;
     int n_problems;
-    int64_t total_cost;
+    int64_t total_cost, least;  /* least: cost of a share that a thread takes, at least */
+    fmi_pool_pieces taken;
 } drive;
 
 /* A finished block still to be written. Reading a tile back right after it was stored stalls, so a
@@ -58,6 +59,7 @@ typedef struct worker {
     float *tile[2];       /* [FMI_GEMM_BLOCK_MAX, FMI_GEMM_PANEL_MAX] each   */
     int turn;             /* the tile to compute into next                   */
     pending wait;         /* the block in the other tile                     */
+    int64_t packed;       /* group whose only piece lies packed, or -1       */
 } worker;
 
 static int64_t round_up(int64_t x, int64_t to)
@@ -294,7 +296,8 @@ static fmi_gemm_dst unit_dst(const problem *q, const fmi_gemm_dst *dst, int64_t 
 static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     for (int64_t i = 0; i < q->n_pieces; i++) {
-        int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
+        int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
+        int64_t packed = q->n_pieces == 1 ? w->packed : -1;
         fmi_gemm_dst dst = q->dst;
         dst.add = dst.add || i > 0;
         for (int64_t u = u0; u < u1; u++) {
@@ -304,6 +307,7 @@ static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
             fmi_gemm_dst c = unit_dst(q, &dst, u);
             run_unit(w, q, &c, group, u % q->n_blocks, k0, k, true, true);
         }
+        w->packed = packed;
     }
     flush(w);
 }
@@ -383,11 +387,10 @@ static void run_problem(worker *w, const problem *q, int64_t u0, int64_t u1)
 
 static void drive_thread(void *arg, int tid, int n_threads)
 {
-    const drive *d = arg;
-    int64_t lo = d->total_cost * tid / n_threads, hi = d->total_cost * (tid + 1) / n_threads;
-    if (lo == hi) return;
+    drive *d = arg;
+    int64_t lo, hi, base = 0, units;
     char *s = d->ctx->scratch[tid];
-    worker w = { .d = d, .panels = s };
+    worker w = { .d = d, .panels = s, .packed = -1 };
     size_t acc_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * ACC_LD;
     size_t tile_bytes = sizeof(float) * FMI_GEMM_BLOCK_MAX * FMI_GEMM_PANEL_MAX;
     s += PANELS_MAX;
@@ -400,23 +403,37 @@ static void drive_thread(void *arg, int tid, int n_threads)
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | CSR_FTZ_DAZ);
     if (d->kern->tiles) fmi_tiles_configure_amx();
-    int64_t base = 0;
-    for (int i = 0; i < d->n_problems && base < hi; i++) {
-        problem q;
-        plan_problem(&q, d, i);
-        if (q.n_units == 0) continue;
-        int64_t u0 = fmi_ceil_div(lo - base, q.unit_cost), u1 = fmi_ceil_div(hi - base, q.unit_cost);
-        if (u1 > q.n_units) u1 = q.n_units;
-        if (u0 < u1) run_problem(&w, &q, u0, u1);
-        base += q.n_units * q.unit_cost;
-    }
+    problem q;
+    int i = 0, planned = -1;
+    while (fmi_pool_next(&d->taken, d->total_cost, d->least, n_threads, &lo, &hi))
+        for (;; i++, base += units) {
+            if (planned < i) plan_problem(&q, d, planned = i);
+            units = q.n_units * q.unit_cost;
+            int64_t u0 = q.n_units ? fmi_ceil_div(lo - base, q.unit_cost) : 0;
+            int64_t u1 = q.n_units ? fmi_ceil_div(hi - base, q.unit_cost) : 0;
+            if (u1 > q.n_units) u1 = q.n_units;
+            if (u0 < u1) run_problem(&w, &q, u0, u1);
+            if (base + units >= hi || i + 1 == d->n_problems) break;
+            w.packed = -1;
+        }
     if (d->kern->tiles) fmi_tiles_release_amx();
     _mm_setcsr(csr);
+}
+
+/* Shares no smaller than packing P for each is worth: all blocks of R can use a group that is
+ * packed once, but where there are several, or several pieces, each share packs its own. */
+static int64_t least_share(const drive *d, const problem *first)
+{
+    int64_t threads = d->ctx->n_threads, each = (d->total_cost + threads - 1) / threads;
+    if (first->n_units == 0 || first->n_pieces > 1) return each;
+    int64_t parts = first->n_units > first->n_blocks ? 4 : 16;
+    return (each + parts - 1) / parts;
 }
 
 fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const fmi_gemm_kern *kern)
 {
     drive d = { .ctx = ctx, .a = a, .kern = kern };
+    problem first = {0};
     d.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
     FM_ASSERT(PANELS_MAX + sizeof(float) * FMI_GEMM_BLOCK_MAX * 2 * (ACC_LD + FMI_GEMM_PANEL_MAX)
               + kern->rows_bytes <= ctx->scratch_bytes);
@@ -424,8 +441,10 @@ fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const 
         problem q;
         plan_problem(&q, &d, i);
         d.total_cost += q.n_units * q.unit_cost;
+        if (i == 0) first = q;
     }
     if (d.total_cost == 0) return FM_OK;
+    d.least = least_share(&d, &first);
     bool little = d.total_cost < 1 << 15; /* less work than waking a thread */
     if (little || ctx->n_threads == 1) drive_thread(&d, 0, 1);
     else fmi_pool_run(ctx->pool, drive_thread, &d);

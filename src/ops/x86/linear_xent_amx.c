@@ -17,6 +17,7 @@
 #define STRIP 256                    /* columns of W at a time in the second walk */
 #define ROWS_MIN 64                  /* fewer tokens: the composite               */
 #define GROUP 512                    /* tokens in work of a thread                */
+#define LEAST 128                    /* of the last ones that it takes            */
 #define GROUP_BYTES ((size_t)3 << 18) /* of them, in L2 beside W                  */
 
 typedef struct job {
@@ -25,6 +26,7 @@ typedef struct job {
     char *wt;                /* W transposed: per strip, 32 columns of D by its steps in tile layout  */
     char *dl;                /* dlogits: [W / 32][blocks] tiles of 32 columns by 32 tokens            */
     int64_t begin, n;        /* rows of the chunk in work                                             */
+    fmi_pool_pieces taken;
 } job;
 
 /* Memory that is needed soon, asked for some lines a tile step: `at` .. `end`, then `then` .. */
@@ -450,22 +452,23 @@ static void begin_group(work *w, int64_t row, int n)
 
 static void walk_thread(void *arg, int tid, int n_threads)
 {
-    const job *d = arg;
+    job *d = arg;
     const fm_linear_xent_args *a = d->a;
     work w = {.a = a};
     carve(&w, d->k->scratch[tid], a->D);
     for (int i = 0; i < 1024; i++) w.low[i] = -__builtin_inff();
-    int64_t row, end, most = group_rows(a->D);
-    fmi_pool_share(d->n, 32, tid, n_threads, &row, &end);
-    int64_t groups = (end - row + most - 1) / most,
-            each = groups ? ((end - row + groups - 1) / groups + 31) / 32 * 32 : 0;
+    int64_t row, end, most = group_rows(a->D), least = most < LEAST ? most : LEAST;
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040u);
     fmi_tiles_configure_amx();
-    for (; row < end; row += each) {
-        begin_group(&w, d->begin + row, (int)(end - row < each ? end - row : each));
-        lse_walk(&w);
-        if (a->dx) grad_walk(&w, d);
+    while (fmi_pool_next(&d->taken, d->n, least, n_threads, &row, &end)) {
+        int64_t groups = (end - row + most - 1) / most,
+                each = ((end - row + groups - 1) / groups + 31) / 32 * 32;
+        for (; row < end; row += each) {
+            begin_group(&w, d->begin + row, (int)(end - row < each ? end - row : each));
+            lse_walk(&w);
+            if (a->dx) grad_walk(&w, d);
+        }
     }
     fmi_tiles_release_amx();
     _mm_sfence();
@@ -520,7 +523,6 @@ static bool fits(const fm_kernel_ctx *k, const fm_linear_xent_args *a)
                               (((uintptr_t)a->dlogits | (uintptr_t)a->logits) & 63) == 0);
     bool whole = a->D > 0 && a->D % 32 == 0 && a->W > 0 && a->W % 32 == 0;
     return a->dt == FM_DTYPE_BF16 && a->T >= ROWS_MIN && whole && scratch
-        && (C % FMI_GEMM_CHUNK == 0 || C <= FMI_GEMM_CHUNK || a->T <= C)
         && carve(&w, k->scratch[0], a->D) <= k->scratch_bytes && __builtin_cpu_supports("avx512bf16");
 }
 
@@ -528,10 +530,10 @@ fm_status fmi_linear_xent_amx(const fm_kernel_ctx *k, const fm_linear_xent_args 
 {
     if (!fits(k, a)) return ref_linear_xent(k, a);
     job d = {.k = k, .a = a, .wt = a->logits, .dl = a->dlogits};
-    int64_t chunk = a->chunk < FMI_GEMM_CHUNK ? a->chunk : FMI_GEMM_CHUNK;
     if (a->dx) fmi_pool_run(k->pool, transpose_thread, &d);
     for (; d.begin < a->T; d.begin += d.n) {
-        d.n = a->T - d.begin < chunk ? a->T - d.begin : chunk;
+        d.n = a->T - d.begin < a->chunk ? a->T - d.begin : a->chunk;
+        d.taken.next = 0;
         fmi_pool_run(k->pool, walk_thread, &d);
         fm_status st = a->dx ? fmi_tn_run(k, dw_problem, &d, 1) : FM_OK;
         if (st) return st;

@@ -131,21 +131,20 @@ static void iterate(const work *w, int steps)
 typedef struct job {
     const fm_kernel_ctx *k;
     const fm_newton_schulz_args *a;
+    fmi_pool_pieces taken;
 } job;
 
 static void run_share(void *arg, int tid, int n_threads)
 {
-    const job *j = arg;
+    job *j = arg;
     const fm_newton_schulz_args *a = j->a;
-    int64_t begin, end;
     work w;
-    fmi_pool_share(a->n, 1, tid, n_threads, &begin, &end);
-    if (begin == end) return;
+    (void)n_threads;
     carve(&w, j->k->scratch[tid], a->r, a->c);
     unsigned csr = _mm_getcsr();
     _mm_setcsr(csr | 0x8040u);
     fmi_tiles_configure_amx();
-    for (int64_t i = begin; i < end; i++) {
+    for (int64_t i; (i = fmi_pool_take(&j->taken)) < a->n;) {
         w.y = (float *)a->y + i * a->r * a->c;
         iterate(&w, a->steps);
     }
@@ -160,7 +159,7 @@ fm_status fmi_newton_schulz_amx(const fm_kernel_ctx *k, const fm_newton_schulz_a
     if (a->dt != FM_DTYPE_BF16 || !whole || !many || !__builtin_cpu_supports("avx512bf16") ||
         carve(&w, NULL, a->r, a->c) > k->scratch_bytes)
         return ref_newton_schulz(k, a);
-    job j = {k, a};
+    job j = {k, a, {0}};
     if (k->n_threads == 1) run_share(&j, 0, 1);
     else fmi_pool_run(k->pool, run_share, &j);
     return FM_OK;

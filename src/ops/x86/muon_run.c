@@ -6,13 +6,14 @@ typedef struct job {
     const fm_kernel_ctx *k;
     const fm_muon_args *a;
     int failed;            /* fm_status, of any thread */
+    fmi_pool_pieces taken;
 } job;
 
 static void run_share(void *arg, int tid, int n_threads)
 {
     job *j = arg;
     const fm_muon_args *a = j->a;
-    int64_t begin, end, rc = a->rows * a->cols, r = a->rows < a->cols ? a->rows : a->cols, rr = r * r;
+    int64_t rc = a->rows * a->cols, r = a->rows < a->cols ? a->rows : a->cols, rr = r * r;
     size_t A = fm_dtype_bytes(a->dt), F = fm_dtype_bytes(FM_DTYPE_F32);
     fm_kernel_ctx alone = *j->k;
     alone.n_threads = 1;
@@ -26,8 +27,8 @@ static void run_share(void *arg, int tid, int n_threads)
     one.g2 = (char *)a->g2 + (size_t)(tid * rr) * F;
     one.ga = (char *)a->ga + (size_t)(tid * rr) * A;
     one.norm2 = (char *)a->norm2 + (size_t)tid * F;
-    fmi_pool_share(a->n, 1, tid, n_threads, &begin, &end);
-    for (int64_t i = begin; i < end; i++) {
+    (void)n_threads;
+    for (int64_t i; (i = fmi_pool_take(&j->taken)) < a->n;) {
         one.segs = a->segs + i;
         fm_status st = ref_muon(&alone, &one);
         if (st) __atomic_store_n(&j->failed, (int)st, __ATOMIC_RELAXED);
@@ -38,7 +39,7 @@ fm_status fmi_muon_x86(const fm_kernel_ctx *k, const fm_muon_args *a)
 {
     bool known = a->dt == FM_DTYPE_BF16 || a->dt == FM_DTYPE_F32;
     if (!known || k->n_threads == 1 || a->n < k->n_threads) return ref_muon(k, a);
-    job j = {k, a, FM_OK};
+    job j = {k, a, FM_OK, {0}};
     fmi_pool_run(k->pool, run_share, &j);
     return (fm_status)j.failed;
 }

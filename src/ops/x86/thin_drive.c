@@ -14,6 +14,9 @@
 #define WIDE_BLOCKS 4             /* of 16 columns a thread, or packing the rows does not pay */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
 #define WIDE_ROWS 128             /* rows of a problem, on average, up to which weights stay in place */
+#define SHARES 6                  /* a thread, at most */
+#define SHARED_PROBLEMS                                                                            \
+    8 /* of many rows, from which on they are shared in more than one part a thread */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an f32 C that no cache keeps for its reader */
 
 typedef struct job {
@@ -25,6 +28,7 @@ typedef struct job {
     int64_t blocks; /* of one problem */
     int64_t live;   /* problems with rows */
     int64_t cost;   /* of all their blocks */
+    int64_t least;  /* of a share that a thread takes */
     size_t el, elc;
     const int32_t *row; /* NULL, or row i of A is row row[i] of memory */
 } job;
@@ -156,6 +160,7 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
 typedef struct pass {
     job one, two;
     const fm_gated_args *gated; /* NULL: a product */
+    fmi_pool_pieces taken;
 } pass;
 
 /* Columns n0 .. n1-1 of h for the rows of a problem, once gate and up are there. */
@@ -179,15 +184,11 @@ static void activate(const pass *w, const problem *p, int64_t n0, int64_t n1)
     alone.ops->swiglu(&alone, &s);
 }
 
-static void thin_thread(void *arg, int tid, int n_threads)
+/* Blocks whose cost begins within lo .. hi-1; `entered`: shape that the kernel is set up for. */
+static void run_share(const pass *w, int64_t lo, int64_t hi, char *scratch, int *entered)
 {
-    const pass *w = arg;
     const job *j = &w->one;
-    int64_t lo = j->cost * tid / n_threads, hi = j->cost * (tid + 1) / n_threads, base = 0;
-    if (lo == hi) return;
-    unsigned csr = _mm_getcsr();
-    _mm_setcsr(csr | CSR_FTZ_DAZ);
-    int entered = 0;
+    int64_t base = 0;
     for (int i = 0; i < j->n_problems && base < hi; i++) {
         if (rows_of(j->a, i) == 0) continue;
         int64_t each = block_cost(rows_of(j->a, i));
@@ -197,12 +198,11 @@ static void thin_thread(void *arg, int tid, int n_threads)
         if (u0 >= u1) continue;
         problem p = problem_at(j, i);
         int shape = p.m > FMI_THIN_ROWS ? FMI_THIN_ROWS + 1 : (int)p.m;
-        if (j->kern.enter && entered != shape) j->kern.enter(shape);
-        entered = shape;
+        if (j->kern.enter && *entered != shape) j->kern.enter(shape);
+        *entered = shape;
         int next = i + 1;
         while (next < j->n_problems && rows_of(j->a, next) == 0) next++;
         const char *ahead = base < hi && next < j->n_problems ? problem_at(j, next).b : NULL;
-        char *scratch = j->ctx->scratch[tid];
         if (!w->gated) {
             run_problem(j, &p, u0, u1, ahead, scratch);
             continue;
@@ -212,8 +212,27 @@ static void thin_thread(void *arg, int tid, int n_threads)
         run_problem(&w->two, &q, u0, u1, ahead, scratch);
         activate(w, &p, u0 * j->lanes, u1 * j->lanes);
     }
+}
+
+static void thin_thread(void *arg, int tid, int n_threads)
+{
+    pass *w = arg;
+    const job *j = &w->one;
+    int64_t lo, hi;
+    int entered = 0;
+    unsigned csr = _mm_getcsr();
+    _mm_setcsr(csr | CSR_FTZ_DAZ);
+    while (fmi_pool_next(&w->taken, j->cost, j->least, n_threads, &lo, &hi))
+        run_share(w, lo, hi, j->ctx->scratch[tid], &entered);
     if (entered && j->kern.leave) j->kern.leave();
     _mm_setcsr(csr);
+}
+
+/* Each share makes the rows of its problems ready anew, which many rows of few problems do not bear. */
+static int64_t least_share(const job *j)
+{
+    int64_t parts = j->m_max > FMI_THIN_ROWS && j->live < SHARED_PROBLEMS ? 1 : SHARES;
+    return j->cost / (parts * j->ctx->n_threads) + 1;
 }
 
 /* Rows of the largest problem that such a product may have: 16, or, on tiles and with whole tiles of the
@@ -254,6 +273,7 @@ static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_
     j.live = live;
     for (int i = 0; i < j.n_problems; i++)
         if (rows_of(a, i) > 0) j.cost += j.blocks * block_cost(rows_of(a, i));
+    j.least = least_share(&j);
     if (isa >= FM_ISA_AMX && bf16)
         fmi_thin_amx(&j.kern);
     else if (isa >= FM_ISA_AVX512)
@@ -266,6 +286,7 @@ static int job_of(job *out, const fm_kernel_ctx *ctx, const fm_gemm_args *a, fm_
 
 static void run_pass(pass *w)
 {
+    w->taken.next = 0;
     const job *j = &w->one;
     double bytes =
         (double)(j->live * j->blocks) * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
