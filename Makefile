@@ -105,7 +105,7 @@ check-tsan:
 	$(MAKE) -j2 BUILD=$(BUILD)/tsan OPT=-O2 WARN="$(SANWARN)" SAN="-fsanitize=thread" tsan-run
 san-run: $(TESTS)
 	@FATHOM_TEST_QUICK=1 sh scripts/run_tests.sh 900 $(TESTS)
-TSAN_TESTS = test_base test_device
+TSAN_TESTS = test_base test_device test_gated test_linear_xent
 tsan-run: $(addprefix $(BUILD)/tests/,$(filter $(TSAN_TESTS),$(notdir $(TESTS))))
 	@FATHOM_TEST_QUICK=1 sh scripts/run_tests.sh 900 $^
 

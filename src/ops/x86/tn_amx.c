@@ -5,8 +5,7 @@
  * 32 columns of A, and lets the products run over all panels; both stay in L2. Pairs are made by
  * unpacking inside 128-bit lanes, which leaves the columns of a panel out of order; they are put right
  * when a block is added to C. Threads take problems, or groups of B's columns; where there are too few of
- * those to come out even they pack a chunk together, into the first thread's scratch, and then take its
- * blocks of C. */
+ * those to come out even they take blocks of C, chunk by chunk, each waiting for its own chunk before. */
 #include "ops/x86/tn_amx.h"
 
 #include "ops/x86/amx_tiles.h"
@@ -15,7 +14,9 @@
 #define B_COLUMNS 768                                       /* packed at a time           */
 #define B_BYTES ((size_t)FMI_GEMM_CHUNK * B_COLUMNS * 2)
 #define A_BYTES ((size_t)FMI_GEMM_CHUNK * 64)
-#define A_BLOCKS 8                                          /* that are packed together   */
+#define DONE_AT (B_BYTES + A_BYTES + 8192)                  /* of the first thread's scratch */
+#define DONE_MAX 65536                                      /* blocks of C worked on together */
+#define GROUPS_MAX 1024
 
 typedef struct job {
     const fm_kernel_ctx *k;
@@ -24,6 +25,7 @@ typedef struct job {
     int n_problems;
     int64_t total;
     fmi_pool_pieces taken;
+    int first;             /* problems before are not this run's */
 } job;
 
 typedef struct block_out {
@@ -36,7 +38,7 @@ typedef struct block_out {
 
 typedef struct worker {
     char *b, *a;
-    bool whole_a;          /* a holds all blocks of A, else the one at hand */
+    int64_t packed;        /* chunk that b holds, of a problem worked on together; -1: none */
     float *tile[2];
     int turn;
     block_out wait;
@@ -71,10 +73,10 @@ static int64_t problem_cost(const fmi_tn *q)
     return q->k > 0 && q->m > 0 && q->n > 0 ? a_blocks(q) * b_groups(q) * unit_cost(q) : 0;
 }
 
-/* Tokens t0 .. t0+kn-1 of columns j0 .. j0+n-1 of B, panels `panel` bytes apart. */
-static void pack_b(char *dst, const fmi_tn *q, int64_t t0, int64_t kn, int64_t j0, int64_t n, int64_t panel)
+/* Tokens t0 .. t0+kn-1 of columns j0 .. j0+n-1 of B, panels one after the other. */
+static void pack_b(char *dst, const fmi_tn *q, int64_t t0, int64_t kn, int64_t j0, int64_t n)
 {
-    int64_t padded = (kn + 31) & ~(int64_t)31;
+    int64_t padded = (kn + 31) & ~(int64_t)31, panel = 64 * padded;
     for (int64_t t = 0; t < padded; t += 2) {
         const fm_bf16 *row[2] = {NULL, NULL};
         for (int i = 0; i < 2; i++)
@@ -163,24 +165,23 @@ static void a_block(worker *w, const fmi_tn *q, int part, int64_t i0, int64_t t0
     r->tail = w->a;
 }
 
-/* One block of A's columns against packed panels p0 .. p1-1. */
+/* One block of A's columns against all packed panels. */
 static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int64_t t0, int64_t kn,
-                      int64_t j0, int64_t n, int64_t p0, int64_t p1)
+                      int64_t j0, int64_t n)
 {
     int64_t per = (q->m + 31) / 32, i0 = ab % per * 32, padded = (kn + 31) & ~(int64_t)31;
     int part = ab >= per, rows = (int)(q->m - i0 < 32 ? q->m - i0 : 32);
     fmi_gemm_rows r = {.p = w->a, .row_bytes = 64, .half_bytes = 1024, .step_bytes = STEP_BYTES, .k = padded,
                        .rows = 32, .touch_bytes = q->ldc * (int64_t)sizeof(float)};
-    if (w->whole_a) r.p += ab * 64 * padded;
-    else a_block(w, q, part, i0, t0, kn, &r);
+    a_block(w, q, part, i0, t0, kn, &r);
     if (q->in_tiles && next >= 0) {
         int64_t panels = (n + 31) / 32;
         r.ahead_rows = (int)((32 + panels - 1) / panels);
         r.ahead_bytes = 64;
         r.ahead_step = q->tile_step;
     }
-    const char *panel = w->b + p0 * 64 * padded;
-    for (int64_t j = 32 * p0; j < n && j < 32 * p1; j += 32, panel += 64 * padded) {
+    const char *panel = w->b;
+    for (int64_t j = 0; j < n; j += 32, panel += 64 * padded) {
         float *tile = w->tile[w->turn];
         float *c = q->c[part] + (q->transposed ? (j0 + j) * q->ldc + i0 : i0 * q->ldc + j0 + j);
         if (r.ahead_rows) {
@@ -205,9 +206,9 @@ static void run_units(worker *w, const fmi_tn *q, int64_t u0, int64_t u1)
         if (end > u1) end = u1;
         for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
             int64_t kn = q->k - t0 < FMI_GEMM_CHUNK ? q->k - t0 : FMI_GEMM_CHUNK;
-            pack_b(w->b, q, t0, kn, j0, n, 64 * ((kn + 31) & ~(int64_t)31));
+            pack_b(w->b, q, t0, kn, j0, n);
             for (int64_t u = u0; u < end; u++)
-                run_block(w, q, u % blocks, u + 1 < end ? (u + 1) % blocks : -1, t0, kn, j0, n, 0, n);
+                run_block(w, q, u % blocks, u + 1 < end ? (u + 1) % blocks : -1, t0, kn, j0, n);
         }
         u0 = end;
     }
@@ -222,11 +223,11 @@ static int64_t pieces(const job *d, const fmi_tn *q, int64_t units)
     return n < units ? n : units;
 }
 
-/* Scratch of a thread; b and a are those of thread `owner`. */
-static worker worker_of(const fm_kernel_ctx *k, int tid, int owner)
+static worker worker_of(const fm_kernel_ctx *k, int tid)
 {
-    char *s = k->scratch[tid] + B_BYTES + A_BLOCKS * A_BYTES, *o = k->scratch[owner];
-    return (worker){.b = o, .a = o + B_BYTES, .tile = {(float *)(void *)s, (float *)(void *)(s + 4096)}};
+    char *s = k->scratch[tid], *tile = s + B_BYTES + A_BYTES;
+    return (worker){.b = s, .a = s + B_BYTES, .packed = -1,
+                    .tile = {(float *)(void *)tile, (float *)(void *)(tile + 4096)}};
 }
 
 static unsigned enter(void)
@@ -246,11 +247,11 @@ static void leave(unsigned csr)
 static void run_thread(void *arg, int tid, int n_threads)
 {
     job *d = arg;
-    worker w = worker_of(d->k, tid, tid);
+    worker w = worker_of(d->k, tid);
     int64_t mine = fmi_pool_take(&d->taken), at = 0;
     (void)n_threads;
     unsigned csr = enter();
-    for (int i = 0; i < d->n_problems; i++) {
+    for (int i = d->first; i < d->n_problems; i++) {
         fmi_tn q;
         d->fn(d->arg, i, &q);
         if (!problem_cost(&q)) continue;
@@ -262,67 +263,68 @@ static void run_thread(void *arg, int tid, int n_threads)
     leave(csr);
 }
 
-/* A chunk of a problem and a group of B's columns that all threads work on. */
-typedef struct chunk {
+/* A problem that all threads work on. An item is one block of A's columns in one chunk; a group of
+ * B's columns has all items, of which threads take some at a time, in order, those of different
+ * groups first. */
+typedef struct together {
     const fm_kernel_ctx *k;
     fmi_tn q;
-    int64_t t0, kn, j0, n, blocks, panels;
-    bool whole_a;
-    fmi_pool_pieces packed, done;
-} chunk;
+    int64_t blocks, chunks, groups, each;  /* each: items taken at a time                     */
+    _Atomic int32_t *done;                 /* [groups, blocks] chunks that C has of each, in order */
+    fmi_pool_pieces *taken;                /* [groups]                                        */
+} together;
 
-/* Shares of 32 tokens of B and, if it is packed whole, of A. */
-static void pack_thread(void *arg, int tid, int n_threads)
+/* Items lo .. hi-1 of one chunk `at` (numbered over groups): each block of C waits for the chunk before. */
+static void run_items(worker *w, together *c, int64_t at, int64_t lo, int64_t hi)
 {
-    chunk *c = arg;
     const fmi_tn *q = &c->q;
-    worker w = worker_of(c->k, tid, 0);
-    int64_t lo, hi, steps = (c->kn + 31) / 32, per = (q->m + 31) / 32;
-    while (fmi_pool_next(&c->packed, steps, 2, n_threads, &lo, &hi)) {
-        int64_t t = c->t0 + 32 * lo, kn = (hi < steps ? 32 * hi : c->kn) - 32 * lo;
-        pack_b(w.b + lo * STEP_BYTES, q, t, kn, c->j0, c->n, steps * STEP_BYTES);
-        for (int64_t ab = 0; c->whole_a && ab < c->blocks; ab++) {
-            int64_t i0 = ab % per * 32;
-            rows_across(w.a + (ab * steps + lo) * STEP_BYTES,
-                        (const char *)(q->a[ab >= per] + t * q->lda + i0), 2 * q->lda,
-                        (int)(q->m - i0 < 32 ? q->m - i0 : 32), kn);
-        }
+    int64_t group = at / c->chunks, wide = b_columns(q), j0 = group * wide,
+            t0 = at % c->chunks * FMI_GEMM_CHUNK;
+    int64_t n = q->n - j0 < wide ? q->n - j0 : wide, kn = q->k - t0;
+    if (kn > FMI_GEMM_CHUNK) kn = FMI_GEMM_CHUNK;
+    if (w->packed != at) pack_b(w->b, q, t0, kn, j0, n);
+    w->packed = at;
+    for (int64_t ab = lo; ab < hi; ab++) {
+        _Atomic int32_t *done = c->done + group * c->blocks + ab;
+        while (atomic_load_explicit(done, memory_order_acquire) != (int32_t)(at % c->chunks)) _mm_pause();
+        run_block(w, q, ab, ab + 1 < hi ? ab + 1 : -1, t0, kn, j0, n);
+        flush(w);
+        atomic_store_explicit(done, (int32_t)(at % c->chunks) + 1, memory_order_release);
     }
 }
 
-static void blocks_thread(void *arg, int tid, int n_threads)
+static void together_thread(void *arg, int tid, int n_threads)
 {
-    chunk *c = arg;
-    worker w = worker_of(c->k, tid, 0);
-    w.whole_a = c->whole_a;
-    if (!c->whole_a) w.a = c->k->scratch[tid] + B_BYTES;
-    int64_t lo, hi, least = c->whole_a || c->q.in_tiles ? 2 : c->panels;
+    together *c = arg;
+    worker w = worker_of(c->k, tid);
+    int64_t items = c->chunks * c->blocks;
     unsigned csr = enter();
-    while (fmi_pool_next(&c->done, c->blocks * c->panels, least, n_threads, &lo, &hi))
-        for (int64_t end; lo < hi; lo = end) {
-            int64_t ab = lo / c->panels, p0 = lo % c->panels;
-            end = (ab + 1) * c->panels < hi ? (ab + 1) * c->panels : hi;
-            run_block(&w, &c->q, ab, ab + 1 < c->blocks ? ab + 1 : -1, c->t0, c->kn, c->j0, c->n, p0,
-                      p0 + end - lo);
-        }
-    flush(&w);
+    for (int64_t i = 0; i < c->groups; i++) {
+        int64_t g = (i + c->groups * tid / n_threads) % c->groups;
+        for (int64_t lo; (lo = fmi_pool_take(&c->taken[g]) * c->each) < items;)
+            for (int64_t hi = lo + c->each < items ? lo + c->each : items, end; lo < hi; lo = end) {
+                int64_t chunk = lo / c->blocks, first = chunk * c->blocks;
+                end = first + c->blocks < hi ? first + c->blocks : hi;
+                run_items(&w, c, g * c->chunks + chunk, lo - first, end - first);
+            }
+    }
     leave(csr);
 }
 
-/* A problem with too few groups of columns to share: chunk by chunk, all threads on each. */
-static void run_together(const fm_kernel_ctx *k, const fmi_tn *q)
+/* A problem with too few groups of columns to share. False: too many blocks to keep account of. */
+static bool run_together(const fm_kernel_ctx *k, const fmi_tn *q)
 {
-    int64_t wide = b_columns(q);
-    for (int64_t j0 = 0; j0 < q->n; j0 += wide)
-        for (int64_t t0 = 0; t0 < q->k; t0 += FMI_GEMM_CHUNK) {
-            chunk c = {.k = k, .q = *q, .t0 = t0, .j0 = j0, .blocks = a_blocks(q)};
-            c.kn = q->k - t0 < FMI_GEMM_CHUNK ? q->k - t0 : FMI_GEMM_CHUNK;
-            c.n = q->n - j0 < wide ? q->n - j0 : wide;
-            c.panels = (c.n + 31) / 32;
-            c.whole_a = !q->in_tiles && c.blocks <= A_BLOCKS;
-            fmi_pool_run(k->pool, pack_thread, &c);
-            fmi_pool_run(k->pool, blocks_thread, &c);
-        }
+    together c = {.k = k, .q = *q, .blocks = a_blocks(q), .groups = b_groups(q)};
+    c.chunks = (q->k + FMI_GEMM_CHUNK - 1) / FMI_GEMM_CHUNK;
+    if (c.blocks * c.groups > DONE_MAX || c.groups > GROUPS_MAX) return false;
+    c.each = c.blocks / (8 * k->n_threads);
+    if (c.each < 1) c.each = 1;
+    c.done = (_Atomic int32_t *)(void *)(k->scratch[0] + DONE_AT);
+    c.taken = (fmi_pool_pieces *)(void *)(c.done + DONE_MAX);
+    for (int64_t i = 0; i < c.blocks * c.groups; i++) atomic_init(c.done + i, 0);
+    for (int64_t i = 0; i < c.groups; i++) atomic_init(&c.taken[i].next, 0);
+    fmi_pool_run(k->pool, together_thread, &c);
+    return true;
 }
 
 /* Problems, or groups of columns, enough for threads to take them whole. */
@@ -339,8 +341,9 @@ static bool enough(const job *d)
 
 fm_status fmi_tn_run(const fm_kernel_ctx *k, fmi_tn_fn fn, const void *arg, int n_problems)
 {
-    job d = {k, fn, arg, n_problems, 0, {0}};
-    FM_ASSERT(B_BYTES + A_BLOCKS * A_BYTES + 8192 <= k->scratch_bytes);
+    job d = {k, fn, arg, n_problems, 0, {0}, 0};
+    FM_ASSERT(DONE_AT + DONE_MAX * sizeof(int32_t) + GROUPS_MAX * sizeof(fmi_pool_pieces) <=
+              k->scratch_bytes);
     for (int i = 0; i < n_problems; i++) {
         fmi_tn q;
         fn(arg, i, &q);
@@ -351,9 +354,10 @@ fm_status fmi_tn_run(const fm_kernel_ctx *k, fmi_tn_fn fn, const void *arg, int 
     else if (enough(&d)) fmi_pool_run(k->pool, run_thread, &d);
     else
         for (int i = 0; i < n_problems; i++) {
+            job one = {k, fn, arg, i + 1, 0, {0}, i};
             fmi_tn q;
             fn(arg, i, &q);
-            if (problem_cost(&q)) run_together(k, &q);
+            if (problem_cost(&q) && !run_together(k, &q)) fmi_pool_run(k->pool, run_thread, &one);
         }
     return FM_OK;
 }
