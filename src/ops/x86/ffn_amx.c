@@ -249,14 +249,26 @@ static void hand_over(const fm_gated_bwd_args *a, const work *w, int64_t row, in
     }
 }
 
+/* Lines of gate and up of the next 32 rows, all of them asked for over the D rows of dx's blocks. */
+ALWAYS void ask_kept(const fm_gated_bwd_args *a, int64_t row, int64_t at)
+{
+    int64_t M = a->M, each = (2 * M + a->D - 1) / a->D;
+    for (int64_t i = at * each; i < (at + 1) * each; i++) {
+        const char *p = i < M ? (const char *)a->gate + 64 * i : (const char *)a->up + 64 * (i - M);
+        _mm_prefetch(p + 2 * (row + FMI_FFN_ROWS) * M, _MM_HINT_T1);
+    }
+}
+
 /* dx = the sum of two finished products. */
 ALWAYS void store_dx(const side *x, int r0, int r1)
 {
     const fm_gated_bwd_args *a = x->args;
     float *dx = (float *)a->dx + (x->row + r0) * a->D + x->at;
-    for (int r = r0; r < r1 && r < x->n; r++, dx += a->D)
+    for (int r = r0; r < r1 && r < x->n; r++, dx += a->D) {
+        ask_kept(a, x->row, x->at + r);
         for (int c = 32 * r; c < 32 * r + 32; c += 16)
             put(x->w, dx + c - 32 * r, v16_bits(v16_add(v16_load(x->tile[0] + c), v16_load(x->tile[1] + c))));
+    }
 }
 
 static void bwd_block(const fm_gated_bwd_args *a, work *w, int64_t row, int n)

@@ -21,6 +21,7 @@ void fm_ops_init_x86(fm_ops *ops, fm_isa isa)
     ops->gemm = fmi_gemm_x86_amx;
     ops->linear_xent = fmi_linear_xent_amx;
     ops->newton_schulz = fmi_newton_schulz_amx;
+    fmi_rows_init_amx(ops);
     fmi_attn_init_amx(ops);
     fmi_ffn_init_amx(ops);
 }

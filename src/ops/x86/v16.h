@@ -135,9 +135,27 @@ static inline v16 v16_load_bf16_n(const fm_bf16 *p, int64_t n)
     return _mm512_castsi512_ps(_mm512_slli_epi32(
         _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(v16_first(n), p)), 16));
 }
+#ifdef __AVX512BF16__
+/* The instruction takes subnormal values for 0: those go the long way. */
+static inline __m256i v16_halves_bf16(v16 a)
+{
+    if (_mm512_testn_epi32_mask(_mm512_castps_si512(a), _mm512_set1_epi32(0x7f800000)))
+        return _mm512_cvtepi32_epi16(v16_round_bf16(a));
+    return (__m256i)_mm512_cvtneps_pbh(a);
+}
+static inline void v16_store_made(fm_bf16 *p, v16 a)
+{
+    _mm256_storeu_si256((void *)p, (__m256i)_mm512_cvtneps_pbh(a));
+}
+#else
+static inline __m256i v16_halves_bf16(v16 a)
+{
+    return _mm512_cvtepi32_epi16(v16_round_bf16(a));
+}
+#endif
 static inline void v16_store_bf16(fm_bf16 *p, v16 a)
 {
-    _mm256_storeu_si256((void *)p, _mm512_cvtepi32_epi16(v16_round_bf16(a)));
+    _mm256_storeu_si256((void *)p, v16_halves_bf16(a));
 }
 static inline void v16_store_bf16_n(fm_bf16 *p, v16 a, int64_t n)
 {
@@ -562,6 +580,42 @@ static inline void v16_put_n(void *p, v16 x, int64_t n, bool bf)
     else v16_store_n(p, x, n);
 }
 
+/* Results of arithmetic, of which none is subnormal: 16, 32 and up to 16 of them. */
+#ifndef __AVX512BF16__
+static inline void v16_store_made(fm_bf16 *p, v16 a) { v16_store_bf16(p, a); }
+#endif
+static inline void v16_put_made(void *p, v16 x, bool bf)
+{
+    if (bf) v16_store_made(p, x);
+    else v16_store(p, x);
+}
+static inline void v16_put_2made(void *p, v16 x, v16 y, bool bf)
+{
+#ifdef __AVX512BF16__
+    if (bf) {
+        v16_store_2bf16(p, x, y);
+        return;
+    }
+#endif
+    v16_put_made(p, x, bf);
+    v16_put_made((char *)p + (bf ? 32 : 64), y, bf);
+}
+
+/* 32 of any values. */
+static inline void v16_round_2bf16(fm_bf16 *p, v16 x, v16 y)
+{
+#ifdef __AVX512BF16__
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    if (!(_mm512_testn_epi32_mask(_mm512_castps_si512(x), exponent)
+          | _mm512_testn_epi32_mask(_mm512_castps_si512(y), exponent))) {
+        v16_store_2bf16(p, x, y);
+        return;
+    }
+#endif
+    v16_store_bf16(p, x);
+    v16_store_bf16(p + 16, y);
+}
+
 /* Asks for the line `bytes` past p, which may lie past the array. */
 static inline void v16_ask(const void *p, int64_t bytes)
 {
@@ -591,6 +645,9 @@ static inline void convert_row(void *y, bool y_bf, const void *x, bool x_bf, int
         return;
     }
     int64_t i = 0;
+    for (; y_bf && i + 32 <= D; i += 32)
+        v16_round_2bf16((fm_bf16 *)y + i, v16_load((const float *)x + i),
+                        v16_load((const float *)x + i + 16));
     for (; i + 16 <= D; i += 16)
         v16_put(v16_ptr(y, i, y_bf), v16_get(v16_at(x, i, x_bf), x_bf), y_bf);
     if (i < D)

@@ -8,6 +8,7 @@
 
 void fmi_rows_init_avx2(fm_ops *ops);
 void fmi_rows_init_avx512(fm_ops *ops);
+void fmi_rows_init_amx(fm_ops *ops);
 void fmi_attn_init_avx2(fm_ops *ops);
 void fmi_attn_init_avx512(fm_ops *ops);
 void fmi_attn_init_amx(fm_ops *ops);
