@@ -46,28 +46,32 @@ ALWAYS void put_line(void *to, __m512i v, bool stream)
     else _mm512_storeu_si512(to, v);
 }
 
-/* 32 rows k of 16 bf16 -> dst[row][k], rows of 64 bytes: lanes gather k = i, i+8, i+16, i+24, then
+/* 32 rows k of 8 bf16 -> dst[row][k], rows of 64 bytes: lanes gather k = i, i+8, i+16, i+24, then
  * an 8 x 8 transpose inside the lanes. stream: past the caches. */
+ALWAYS void rows_half(char *dst, const char *src, int64_t stride, bool stream)
+{
+    __m512i z[8], t[8];
+    for (int i = 0; i < 8; i++) z[i] = lanes4(src + i * stride, 8 * stride);
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm512_unpacklo_epi16(z[2 * i], z[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi16(z[2 * i], z[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            z[4 * i + 2 * j] = _mm512_unpacklo_epi32(t[4 * i + j], t[4 * i + 2 + j]);
+            z[4 * i + 2 * j + 1] = _mm512_unpackhi_epi32(t[4 * i + j], t[4 * i + 2 + j]);
+        }
+    for (int i = 0; i < 4; i++) {
+        put_line(dst + 128 * i, _mm512_unpacklo_epi64(z[i], z[4 + i]), stream);
+        put_line(dst + 128 * i + 64, _mm512_unpackhi_epi64(z[i], z[4 + i]), stream);
+    }
+}
+
+/* The same for 16 bf16: a tile. */
 ALWAYS void rows_tile(char *dst, const char *src, int64_t stride, bool stream)
 {
-    for (int h = 0; h < 2; h++) {
-        __m512i z[8], t[8];
-        for (int i = 0; i < 8; i++) z[i] = lanes4(src + 16 * h + i * stride, 8 * stride);
-        for (int i = 0; i < 4; i++) {
-            t[2 * i] = _mm512_unpacklo_epi16(z[2 * i], z[2 * i + 1]);
-            t[2 * i + 1] = _mm512_unpackhi_epi16(z[2 * i], z[2 * i + 1]);
-        }
-        for (int i = 0; i < 2; i++)
-            for (int j = 0; j < 2; j++) {
-                z[4 * i + 2 * j] = _mm512_unpacklo_epi32(t[4 * i + j], t[4 * i + 2 + j]);
-                z[4 * i + 2 * j + 1] = _mm512_unpackhi_epi32(t[4 * i + j], t[4 * i + 2 + j]);
-            }
-        char *o = dst + 512 * h;
-        for (int i = 0; i < 4; i++) {
-            put_line(o + 128 * i, _mm512_unpacklo_epi64(z[i], z[4 + i]), stream);
-            put_line(o + 128 * i + 64, _mm512_unpackhi_epi64(z[i], z[4 + i]), stream);
-        }
-    }
+    rows_half(dst, src, stride, stream);
+    rows_half(dst + 512, src + 16, stride, stream);
 }
 
 static inline __mmask32 mask32(int64_t n)
@@ -144,8 +148,9 @@ ALWAYS void gap(void)
 }
 
 /* One step: the tiles of R at a (second half at a + half) by the panel at b. two_r, two_p: both
- * halves live. */
-ALWAYS void step(const char *a, int64_t stride, int64_t half, const char *b, bool two_r, bool two_p)
+ * halves live. past: the panel does not settle in L1. */
+ALWAYS void step_from(const char *a, int64_t stride, int64_t half, const char *b, bool two_r, bool two_p,
+                      const bool past)
 {
     _tile_loadd(4, a, stride);
     gap();
@@ -153,10 +158,12 @@ ALWAYS void step(const char *a, int64_t stride, int64_t half, const char *b, boo
         _tile_loadd(5, a + half, stride);
         gap();
     }
-    _tile_loadd(6, b, 64);
+    if (past) _tile_stream_loadd(6, b, 64);
+    else _tile_loadd(6, b, 64);
     gap();
     if (two_p) {
-        _tile_loadd(7, b + 1024, 64);
+        if (past) _tile_stream_loadd(7, b + 1024, 64);
+        else _tile_loadd(7, b + 1024, 64);
         gap();
     }
     _tile_dpbf16ps(0, 4, 6);
@@ -175,8 +182,13 @@ ALWAYS void step(const char *a, int64_t stride, int64_t half, const char *b, boo
     }
 }
 
+ALWAYS void step(const char *a, int64_t stride, int64_t half, const char *b, bool two_r, bool two_p)
+{
+    step_from(a, stride, half, b, two_r, two_p, false);
+}
+
 ALWAYS void block(const fmi_gemm_rows *r, const char *b, float *acc, int64_t ld, bool load,
-                  bool two_r, bool two_p)
+                  bool two_r, bool two_p, const bool past)
 {
     int64_t ldb = 4 * ld;
     if (load) {
@@ -205,7 +217,7 @@ ALWAYS void block(const fmi_gemm_rows *r, const char *b, float *acc, int64_t ld,
                 __builtin_prefetch(touch + 64, 1, 3);
             }
         }
-        step(a, stride, half, b, two_r, two_p);
+        step_from(a, stride, half, b, two_r, two_p, past);
     }
     if (r->tail) step(r->tail, 64, 1024, b, two_r, two_p);
     _tile_stored(0, acc, ldb);

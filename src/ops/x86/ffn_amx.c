@@ -26,8 +26,9 @@ static size_t carve(work *w, char *scratch, int64_t D, int64_t M)
     w->up = ffn_take(&c, ffn_packed(M, D));
     w->down = ffn_take(&c, ffn_packed(M, D));
     w->in = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, D));
-    for (int i = 0; i < 3; i++) w->mid[i] = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, M));
-    for (int i = 0; i < 4; i++) w->tile[i / 2][i % 2] = ffn_take(&c, 4096);
+    for (int i = 0; i < 2; i++) w->mid[i] = ffn_take(&c, ffn_packed(FMI_FFN_ROWS, M));
+    w->mid[2] = ffn_take(&c, 2 * STEP_BYTES);
+    for (int i = 0; i < 3; i++) w->tile[i / 2][i % 2] = ffn_take(&c, 4096);
     w->dw = ffn_take(&c, 64 * FMI_FFN_ROWS);
     return c.used;
 }
@@ -136,23 +137,59 @@ static void fill_sigmoids(void)
     _mm_setcsr(csr);
 }
 
+/* Rows of columns j .. j+31 of gate: silu takes their place in the tile. */
+ALWAYS void activate_gate(const side *x, int r0, int r1)
+{
+    const fm_gated_args *a = x->args;
+    char *gate = (char *)a->gate + 2 * ((x->row + r0) * a->M + x->at);
+    float *t = x->tile[0] + 32 * r0;
+    for (int r = r0; r < r1 && r < x->n; r++, t += 32, gate += 2 * a->M) {
+        __m512i g = FFN_ROUND(v16_load(t), v16_load(t + 16));
+        put(x->w, gate, g);
+        for (int i = 0; i < 2; i++) {
+            __m512i bits = half_bits(g, i);
+            v16_store(t + 16 * i, v16_mul(value_at(bits), sigmoid_at(bits)));
+        }
+    }
+}
+
+/* The same rows of up, and h from both. */
+ALWAYS void activate_up(const side *x, int r0, int r1)
+{
+    const fm_gated_args *a = x->args;
+    const float *silu = x->tile[0] + 32 * r0, *t = x->tile[1] + 32 * r0;
+    char *up = (char *)a->up + 2 * ((x->row + r0) * a->M + x->at);
+    char *h = x->h + x->at / 32 * STEP_BYTES + 64 * r0;
+    int live = r1 < x->n ? r1 : x->n, r = r0;
+    for (; r < live; r++, t += 32, silu += 32, up += 2 * a->M, h += 64) {
+        v16 wr = weight_of(a->weight, a->row_slot, x->row + r), out[2];
+        __m512i u = FFN_ROUND(v16_load(t), v16_load(t + 16));
+        put(x->w, up, u);
+        for (int i = 0; i < 2; i++)
+            out[i] = v16_mul(wr, v16_mul(v16_load(silu + 16 * i), value_at(half_bits(u, i))));
+        _mm512_store_si512(h, FFN_ROUND(out[0], out[1]));
+    }
+    for (; r < r1; r++, h += 64) _mm512_store_si512(h, _mm512_setzero_si512());
+}
+
+/* Each tile is worked on during the products that come right after its own, so that two of them do. */
 static void gated_block(const fm_gated_args *a, work *w, int64_t row, int n)
 {
     int64_t D = a->D, M = a->M;
     side x = {.args = a, .w = w, .h = w->mid[0], .row = row, .n = n};
-    int turn = 0;
-    for (int64_t j = 0; j < M; j += 32, turn ^= 1) {
-        multiply(w->in, w->gate + 2 * j * D, D / 32, w->tile[turn][0], activate, &x, 0, 2);
-        multiply(w->in, w->up + 2 * j * D, D / 32, w->tile[turn][1], activate, &x, 1, 2);
-        x.tile = w->tile[turn];
+    float *const *tile = w->tile[0];
+    for (int64_t j = 0; j < M; j += 32) {
+        multiply(w->in, w->gate + 2 * j * D, D / 32, tile[0], activate_up, &x, 0, 1);
+        x.tile = tile;
         x.at = j;
+        multiply(w->in, w->up + 2 * j * D, D / 32, tile[1], activate_gate, &x, 0, 1);
     }
-    activate(&x, 0, FMI_FFN_ROWS);
+    activate_up(&x, 0, FMI_FFN_ROWS);
     if (!a->y) return;
     x.tile = NULL;
-    for (int64_t p = 0; p < D; p += 32, turn ^= 1) {
-        multiply(w->mid[0], w->down + 2 * p * M, M / 32, w->tile[turn][0], store_y, &x, 0, 1);
-        x.tile = w->tile[turn];
+    for (int64_t p = 0; p < D; p += 32) {
+        multiply(w->mid[0], w->down + 2 * p * M, M / 32, tile[0], store_y, &x, 0, 1);
+        x.tile = tile;
         x.at = p;
     }
     store_y(&x, 0, FMI_FFN_ROWS);
@@ -193,6 +230,29 @@ static fm_status gated(const fm_kernel_ctx *k, const fm_gated_args *a)
     return FM_OK;
 }
 
+#define PIECES 12 /* of what a block of 32 rows and columns hands over */
+
+/* Columns j .. j+31 of dgate, dup and h leave for the weight gradients, pieces p0 .. p1-1 of them:
+ * a whole block in the layout that they multiply (fmi_tn, in_tiles), in place of its rows; the last
+ * one of a group, if not whole, as rows. */
+ALWAYS void hand_over(const side *x, int64_t j, int p0, int p1)
+{
+    const fm_gated_bwd_args *a = x->args;
+    const work *w = x->w;
+    char *const to[3] = {a->dgate, a->dup, a->h};
+    const char *const from[3] = {w->mid[0] + j / 32 * STEP_BYTES, w->mid[1] + j / 32 * STEP_BYTES,
+                                 w->mid[2] + j / 32 % 2 * STEP_BYTES};
+    if (x->n == FMI_FFN_ROWS) {
+        for (int i = p0; i < p1; i++)
+            rows_half(to[i / 4] + 2 * x->row * a->M + j / 32 * STEP_BYTES + i % 4 * 512,
+                      from[i / 4] + i % 4 * 16, 64, w->stream);
+        return;
+    }
+    for (int r = x->n * p0 / PIECES; r < x->n * p1 / PIECES; r++)
+        for (int i = 0; i < 3; i++)
+            _mm512_storeu_si512(to[i] + 2 * ((x->row + r) * a->M + j), _mm512_load_si512(from[i] + 64 * r));
+}
+
 /* Rows of columns j .. j+31 of dh leave their tile: dgate, dup and h go to tile layout. */
 ALWAYS void activate_bwd(const side *x, int r0, int r1)
 {
@@ -200,7 +260,8 @@ ALWAYS void activate_bwd(const side *x, int r0, int r1)
     const work *w = x->w;
     int64_t j = x->at, at = 2 * ((x->row + r0) * a->M + j), ld = 2 * a->M;
     char *tg = w->mid[0] + j / 32 * STEP_BYTES, *tu = w->mid[1] + j / 32 * STEP_BYTES;
-    char *th = w->mid[2] + j / 32 * STEP_BYTES;
+    char *th = w->mid[2] + j / 32 % 2 * STEP_BYTES;
+    if (j) hand_over(x, j - 32, PIECES * r0 / FMI_FFN_ROWS, PIECES * r1 / FMI_FFN_ROWS);
     const float *t = x->tile[0] + 32 * r0;
     int live = r1 < x->n ? r1 : x->n, r = r0;
     for (; r < live; r++, t += 32, at += ld) {
@@ -225,28 +286,8 @@ ALWAYS void activate_bwd(const side *x, int r0, int r1)
         _mm512_store_si512(th + 64 * r, FFN_ROUND(h[0], h[1]));
     }
     for (; r < r1; r++)
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 2; i++)
             _mm512_store_si512(w->mid[i] + j / 32 * STEP_BYTES + 64 * r, _mm512_setzero_si512());
-}
-
-/* dgate, dup and h of a block leave for the weight gradients: a whole block in the layout that they
- * multiply (fmi_tn, in_tiles), in place of its rows; the last one of a group, if not whole, as rows. */
-static void hand_over(const fm_gated_bwd_args *a, const work *w, int64_t row, int n)
-{
-    char *const to[3] = {a->dgate, a->dup, a->h};
-    for (int i = 0; i < 3; i++) {
-        char *dst = to[i] + 2 * row * a->M;
-        const char *src = w->mid[i];
-        for (int64_t j = 0; j < a->M; j += 32, src += STEP_BYTES, dst += n < FMI_FFN_ROWS ? 64 : STEP_BYTES) {
-            if (n == FMI_FFN_ROWS) {
-                rows_tile(dst, src, 64, w->stream);
-                rows_tile(dst + 1024, src + 32, 64, w->stream);
-                continue;
-            }
-            for (int r = 0; r < n; r++)
-                _mm512_storeu_si512(dst + 2 * r * a->M, _mm512_load_si512(src + 64 * r));
-        }
-    }
 }
 
 /* Lines of gate and up of the next 32 rows, all of them asked for over the D rows of dx's blocks. */
@@ -275,22 +316,26 @@ static void bwd_block(const fm_gated_bwd_args *a, work *w, int64_t row, int n)
 {
     int64_t D = a->D, M = a->M;
     side x = {.args = a, .w = w, .row = row, .n = n};
-    int turn = 0;
     for (int r = 0; r < n; r++) w->dw[r] = v16_zero();
-    for (int64_t j = 0; j < M; j += 32, turn ^= 1) {
-        multiply(w->in, w->down + 2 * j * D, D / 32, w->tile[turn][0], activate_bwd, &x, 0, 1);
-        x.tile = w->tile[turn];
+    for (int64_t j = 0; j < M; j += 32) {
+        multiply(w->in, w->down + 2 * j * D, D / 32, w->tile[0][0], activate_bwd, &x, 0, 1);
+        x.tile = w->tile[0];
         x.at = j;
     }
     activate_bwd(&x, 0, FMI_FFN_ROWS);
     if (a->dweight && a->row_slot)
         for (int r = 0; r < n; r++) ((float *)a->dweight)[a->row_slot[row + r]] = v16_sum(w->dw[r]);
-    hand_over(a, w, row, n);
+    hand_over(&x, M - 32, 0, PIECES);
     x.tile = NULL;
-    for (int64_t p = 0; p < D; p += 32, turn ^= 1) {
-        multiply(w->mid[0], w->gate + 2 * p * M, M / 32, w->tile[turn][0], store_dx, &x, 0, 2);
-        multiply(w->mid[1], w->up + 2 * p * M, M / 32, w->tile[turn][1], store_dx, &x, 1, 2);
-        x.tile = w->tile[turn];
+    float *tile[3] = {w->tile[0][0], w->tile[0][1], w->tile[1][0]}, *done[2];
+    for (int64_t p = 0, i = 0; p < D;
+         p += 32, i = (i + 2) % 3) { /* each stored where all is taken along by then */
+        float *first = tile[i], *second = tile[(i + 1) % 3];
+        multiply(w->mid[0], w->gate + 2 * p * M, M / 32, first, store_dx, &x, 0, 2);
+        multiply(w->mid[1], w->up + 2 * p * M, M / 32, second, store_dx, &x, 1, 2);
+        done[0] = first;
+        done[1] = second;
+        x.tile = done;
         x.at = p;
     }
     store_dx(&x, 0, FMI_FFN_ROWS);

@@ -103,7 +103,7 @@ ALWAYS void multiply_on(const char *rows, const char *panel, int64_t steps, floa
         _tile_zero(3);
     }
     for (int64_t s = 0; s < steps; s++, rows += STEP_BYTES, panel += STEP_BYTES) {
-        step(rows, 64, 1024, panel, true, true);
+        step_from(rows, 64, 1024, panel, true, true, true);
         for (int i = 0; i < lines; i++) fetch_line(&x->w->next);
         if (!x->tile) continue;
         at += each;

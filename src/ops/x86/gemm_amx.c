@@ -96,14 +96,17 @@ static void prepare_bf16(fmi_gemm_rows *out, char *scratch, const fmi_gemm_view 
     }
 }
 
+#define PAST_K 2048 /* up to here panels pass by L1, so that R stays there: docs/kernels/gemm.md */
+
 static void mul_bf16(const fmi_gemm_rows *r, const void *panel, int cols, float *acc, int64_t ldacc,
                      bool load)
 {
     bool two_r = r->rows > 16, two_p = cols > 16;
-    if (two_r && two_p) block(r, panel, acc, ldacc, load, true, true);
-    else if (two_r) block(r, panel, acc, ldacc, load, true, false);
-    else if (two_p) block(r, panel, acc, ldacc, load, false, true);
-    else block(r, panel, acc, ldacc, load, false, false);
+    if (two_r && two_p && r->k <= PAST_K) block(r, panel, acc, ldacc, load, true, true, true);
+    else if (two_r && two_p) block(r, panel, acc, ldacc, load, true, true, false);
+    else if (two_r) block(r, panel, acc, ldacc, load, true, false, false);
+    else if (two_p) block(r, panel, acc, ldacc, load, false, true, false);
+    else block(r, panel, acc, ldacc, load, false, false, false);
 }
 
 /* A full bf16 block with the instruction that rounds 32 values at once. It differs from

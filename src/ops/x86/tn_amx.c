@@ -17,6 +17,7 @@
 #define DONE_AT (B_BYTES + A_BYTES + 8192)                  /* of the first thread's scratch */
 #define DONE_MAX 65536                                      /* blocks of C worked on together */
 #define GROUPS_MAX 1024
+#define WHOLE_CHUNK 16 /* blocks of C up to which packing B twice costs more than passing C between threads */
 
 typedef struct job {
     const fm_kernel_ctx *k;
@@ -189,7 +190,7 @@ static void run_block(worker *w, const fmi_tn *q, int64_t ab, int64_t next, int6
             r.ahead = at < STEP_BYTES ? tiles_at(q, next >= per, next % per * 32, t0) + at : NULL;
         }
         r.touch = (const char *)c; /* added to after the next block */
-        block(&r, panel, tile, 32, false, true, true);
+        block(&r, panel, tile, 32, false, true, true, false);
         flush(w);
         w->wait = (block_out){tile, c, q->ldc, rows, (int)(n - j < 32 ? n - j : 32), q->transposed};
         w->turn ^= 1;
@@ -317,7 +318,8 @@ static bool run_together(const fm_kernel_ctx *k, const fmi_tn *q)
     together c = {.k = k, .q = *q, .blocks = a_blocks(q), .groups = b_groups(q)};
     c.chunks = (q->k + FMI_GEMM_CHUNK - 1) / FMI_GEMM_CHUNK;
     if (c.blocks * c.groups > DONE_MAX || c.groups > GROUPS_MAX) return false;
-    c.each = c.blocks / (8 * k->n_threads);
+    bool chunks = c.chunks >= 2 * k->n_threads && c.blocks <= WHOLE_CHUNK;
+    c.each = chunks ? c.blocks : c.blocks / (8 * k->n_threads);
     if (c.each < 1) c.each = 1;
     c.done = (_Atomic int32_t *)(void *)(k->scratch[0] + DONE_AT);
     c.taken = (fmi_pool_pieces *)(void *)(c.done + DONE_MAX);
