@@ -76,17 +76,18 @@ static void check_forward(kh *h, const shape *s, fm_dtype dt, int variant)
     a.gate = kh_out(h, r.G * s->M, fm_dtype_bytes(dt));
     a.up = kh_out(h, r.G * s->M, fm_dtype_bytes(dt));
     if (variant == 1) a.base = kh_in(h, r.G * s->D, FM_DTYPE_F32, 1);
-    if (variant < 2) a.y = kh_out(h, r.G * s->D, 4);
+    a.dty = variant == 0 ? dt : FM_DTYPE_F32;
+    if (variant < 2) a.y = kh_out(h, r.G * s->D, fm_dtype_bytes(a.dty));
     KH_CHECK(h, gated, &a);
 }
 
-static void check_backward(kh *h, const shape *s, fm_dtype dt)
+static void check_backward(kh *h, const shape *s, fm_dtype dt, fm_dtype dtdx)
 {
     static void *table[6][8];
     routed r = route(h, s);
     int64_t n = s->M * s->D;
     fm_gated_bwd_args a = {.offsets = r.offsets, .row_token = r.row_token, .row_slot = r.row_slot, .G = r.G,
-                           .D = s->D, .M = s->M, .groups = s->groups, .dt = dt};
+                           .D = s->D, .M = s->M, .groups = s->groups, .dt = dt, .dtdx = dtdx};
     a.dy = kh_in(h, s->T * s->D, dt, 1);
     a.x = kh_in(h, s->T * s->D, dt, 1);
     if (r.row_slot) a.weight = kh_in(h, r.G, FM_DTYPE_F32, 2);
@@ -104,7 +105,7 @@ static void check_backward(kh *h, const shape *s, fm_dtype dt)
     a.dh = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));
     a.dgate = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));
     a.dup = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));
-    a.dx = kh_out(h, r.G * s->D, 4);
+    a.dx = kh_out(h, r.G * s->D, fm_dtype_bytes(dtdx));
     if (r.row_slot) a.dweight = kh_out(h, r.G, 4);
     KH_CHECK(h, gated_bwd, &a);
 }
@@ -138,11 +139,12 @@ static void test_backward(void **state)
 {
     kh *h = *state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int dt = FM_DTYPE_F32; dt <= FM_DTYPE_BF16; dt++) {
+        for (int v = 0; v < 3; v++) {
+            fm_dtype dt = v ? FM_DTYPE_BF16 : FM_DTYPE_F32, dtdx = v == 1 ? FM_DTYPE_BF16 : FM_DTYPE_F32;
             if (too_long(&shapes[i]) || large(&shapes[i])) continue;
             h->what = "gated_bwd";
             h->shift = i % 2 ? 1 : 0;
-            check_backward(h, &shapes[i], (fm_dtype)dt);
+            check_backward(h, &shapes[i], dt, dtdx);
         }
 }
 

@@ -232,7 +232,7 @@ static void test_combine(void **state)
     {
         for (int K = 1; K <= 5; K += 2) {
             fm_moe_combine_args a = {.T = T, .D = D, .K = K, .dt = dt};
-            a.y = kh_in(h, T * K * D, F32, 1);
+            a.y = kh_in(h, T * K * D, dt, 1);
             int32_t *row = kh_ints(h, T * K, 1);
             for (int64_t i = 0; i < T * K; i++) row[i] = (int32_t)i;
             for (int64_t i = T * K - 1; i > 0; i--) {
@@ -242,7 +242,7 @@ static void test_combine(void **state)
                 row[j] = t;
             }
             a.slot_row = row;
-            if (K != 3) a.shared = kh_in(h, T * D, F32, 1);
+            if (K != 3) a.shared = kh_in(h, T * D, dt, 1);
             a.x = kh_values(h, T * D, F32, 1, true);
             if (K == 3) a.base = kh_in(h, T * D, F32, 1);
             KH_CHECK(h, moe_combine, &a);

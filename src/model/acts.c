@@ -123,8 +123,8 @@ static void plan_temp_forward(planner *p, struct fm_temp *t, const fm_acts_opts 
     if (c->n_routed_experts) {
         t->xg = take(p, p->G * D, p->A);
         t->z = take(p, T * c->n_routed_experts, p->F);
-        t->y = take(p, p->G * D, p->F);
-        t->ys = take(p, T * D, p->F);
+        t->y = take(p, p->G * D, p->A);
+        t->ys = take(p, T * D, p->A);
     }
     if (absorbed) {
         t->q_lat = take(p, T * H * c->kv_lora_rank, p->A);
@@ -149,6 +149,7 @@ static void plan_temp_backward(planner *p, struct fm_temp *t, const fm_acts_opts
     t->dq_an = take(p, T * c->q_lora_rank, p->F);
     t->dq_a = take(p, T * fmi_mla_in(c), p->A);
     t->dkv_a = t->dq_a ? fmi_at(t->dq_a, c->q_lora_rank, p->A) : NULL;
+    if (c->q_lora_rank) t->w_in = take(p, fmi_mla_in(c) * c->hidden_size, p->A);
     t->dout = take(p, T * H * V, p->A);
     t->dkv = take(p, T * H * (N + V), p->A);
     t->dkpe = take(p, T * R, p->F);

@@ -8,11 +8,12 @@ void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, i
     fm_op_gated(m->x, &(fm_gated_args){.x = la->xn1, .w_gate = fmi_w(m, wg), .w_up = fmi_w(m, wu),
                                        .w_down = fmi_w(m, wd), .gate = la->gate, .up = la->up, .h = a->tmp->h,
                                        .base = base, .y = y, .G = T, .D = m->cfg.hidden_size,
-                                       .M = m->lay.params[wg].rows, .dt = m->dt});
+                                       .M = m->lay.params[wg].rows, .dt = m->dt,
+                                       .dty = base ? fmi_full_dtype(m->dt) : m->dt});
 }
 
 void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la, int wg, int wu, int wd,
-                   int64_t T, const void *dy, void *dn)
+                   int64_t T, const void *dy, void *dn, fm_dtype dtdn)
 {
     struct fm_temp *t = a->tmp;
     fm_op_gated_bwd(m->x, &(fm_gated_bwd_args){.dy = dy,
@@ -33,7 +34,8 @@ void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la
                                                .G = T,
                                                .D = m->cfg.hidden_size,
                                                .M = m->lay.params[wg].rows,
-                                               .dt = m->dt});
+                                               .dt = m->dt,
+                                               .dtdx = dtdn});
 }
 
 void fmi_ffn_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout)
@@ -54,7 +56,7 @@ void fmi_ffn_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t T)
     struct fm_temp *t = a->tmp;
     int64_t D = m->cfg.hidden_size;
     fm_dtype F = fmi_full_dtype(m->dt);
-    fmi_gated_bwd(m, a, g, la, l->gate, l->up, l->down, T, t->dxa, t->dn);
+    fmi_gated_bwd(m, a, g, la, l->gate, l->up, l->down, T, t->dxa, t->dn, F);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = t->dn, .x = la->x1, .w = fmi_w(m, l->ffn_norm),
                                                    .rstd = la->rstd1, .dx = t->dx, .dxa = t->dxa,
                                                    .dw = g->g[l->ffn_norm],

@@ -10,8 +10,8 @@ struct fm_temp {
     /* forward */
     void *q;        /* [T, H, N+R] F   query before rotation */
     void *z;        /* [T, E] F        router logits */
-    void *y;        /* [T*K, D] F      expert outputs; backward: gradient of gathered inputs */
-    void *ys;       /* [T, D] F        shared experts' output */
+    void *y;        /* [T*K, D] A      expert outputs; backward: gradient of gathered inputs */
+    void *ys;       /* [T, D] A        shared experts' output */
     void *xg;       /* [T*K, D] A      gathered rows, where experts do not read them in place */
     void *h;        /* [T, max dense] or [T*K, M] A: hidden activations */
     void *q_lat;    /* [T, H, C] A     absorbed query */
@@ -21,7 +21,7 @@ struct fm_temp {
     /* backward */
     void *dx;       /* [T, D] F        gradient of the residual stream */
     void *dxa;      /* [T, D] A        the same, rounded */
-    void *dn;       /* [T, D] F        gradient of a norm's output */
+    void *dn;       /* [T, D] F        gradient of a norm's output (shared experts: A, their part of it) */
     void *dnf;      /* [T, D] F        gradient of the router's input */
     void *dq;       /* [T, H, N+R] F */
     void *dqa;      /* [T, H, N+R] A   rotated back */
@@ -32,6 +32,7 @@ struct fm_temp {
     void *dkpe;     /* [T, R] F */
     void *dc;       /* [T, C] F */
     void *dkv_a;    /* columns q_lora .. of dq_a */
+    void *w_in;     /* [q_lora + C+R, hidden] A, W_qa and W_kva where they lie apart */
     void *heads;    /* [T, H, R] F     attn_bwd's scratch */
     void *dh;       /* [T, max dense] or [T*K, M] A: gradient of h */
     void *dgate;    /* the same shape */
@@ -120,6 +121,6 @@ void fmi_gated_fwd(fm_model *m, fm_acts *a, fm_layer_acts *la, int wg, int wu, i
                    const void *base, void *y);
 /* From dy (A): weight gradients, and dn = the gradient of xn1. */
 void fmi_gated_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer_acts *la, int wg, int wu, int wd,
-                   int64_t T, const void *dy, void *dn);
+                   int64_t T, const void *dy, void *dn, fm_dtype dtdn);
 
 #endif

@@ -22,6 +22,40 @@ static void compress_dw(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l,
     fmi_linear_dw(m, g, t->dkv_a, ld, la->xn, D, l->kv_a, T);
 }
 
+/* dn: both gradients by both weights, one product (added to dn where q has no W_qa). Weights that
+ * do not lie one behind the other are copied so: the sum is one chain either way. */
+static void compress_dx(fm_model *m, fm_acts *a, const fm_layer *l, int64_t T)
+{
+    const fm_config *c = &m->cfg;
+    struct fm_temp *t = a->tmp;
+    fm_dtype F = fmi_full_dtype(m->dt);
+    int64_t D = c->hidden_size, ld = fmi_mla_in(c);
+    const fm_param *q = c->q_lora_rank ? &m->lay.params[l->q_a] : NULL, *kv = &m->lay.params[l->kv_a];
+    if (!q) {
+        fmi_linear_dx(m, t->dkv_a, ld, l->kv_a, T, t->dn, D, F, true);
+        return;
+    }
+    const void *w = q->w;
+    if (fmi_at(q->w, fmi_param_count(q), q->dtype) != kv->w) {
+        fmi_copy(m->x, q->w, q->dtype, t->w_in, q->dtype, q->rows, D);
+        fmi_copy(m->x, kv->w, kv->dtype, fmi_at(t->w_in, fmi_param_count(q), q->dtype), q->dtype,
+                 kv->rows, D);
+        w = t->w_in;
+    }
+    fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dq_a,
+                                     .b = w,
+                                     .c = t->dn,
+                                     .kind = FM_GEMM_NN,
+                                     .m = T,
+                                     .n = D,
+                                     .k = ld,
+                                     .lda = ld,
+                                     .ldb = D,
+                                     .ldc = D,
+                                     .dt = q->dtype,
+                                     .dtc = F});
+}
+
 static void queries_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,
                         int64_t T)
 {
@@ -41,7 +75,6 @@ static void queries_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l,
                                 .dy = t->dq_an, .x = la->q_a, .w = fmi_w(m, l->q_a_norm),
                                 .rstd = la->q_rstd, .dx = t->dq_a, .dw = g->g[l->q_a_norm], .T = T,
                                 .D = Q, .ldx = ld, .lddy = Q, .lddx = ld, .dt = m->dt, .dtdx = m->dt});
-    fmi_linear_dx(m, t->dq_a, ld, l->q_a, T, t->dn, D, F, false);
 }
 
 static void latents_bwd(fm_model *m, fm_acts *a, fm_grads *g, const fm_layer *l, const fm_layer_acts *la,
@@ -86,7 +119,7 @@ void fmi_mla_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     latents_bwd(m, a, g, l, la, b);
     queries_bwd(m, a, g, l, la, T);
     compress_dw(m, a, g, l, la, T);
-    fmi_linear_dx(m, t->dkv_a, fmi_mla_in(c), l->kv_a, T, t->dn, D, F, true);
+    compress_dx(m, a, l, T);
     fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dy = t->dn, .x = la->x0, .w = fmi_w(m, l->attn_norm),
                                                    .rstd = la->rstd0, .dx = t->dx, .dxa = t->dxa,
                                                    .dw = g->g[l->attn_norm],

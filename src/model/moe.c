@@ -36,7 +36,7 @@ static void experts(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *l
                           .w_up = l->up_table, .w_down = l->down_table, .xg = a->tmp->xg, .gate = la->eg,
                           .up = la->eu, .h = a->tmp->h, .y = y, .G = T * c->num_experts_per_tok,
                           .D = c->hidden_size, .M = c->moe_intermediate_size, .groups = c->n_routed_experts,
-                          .dt = m->dt});
+                          .dt = m->dt, .dty = m->dt});
 }
 
 void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int32_t *load)

@@ -38,7 +38,8 @@ static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t
                                                .D = c->hidden_size,
                                                .M = c->moe_intermediate_size,
                                                .groups = c->n_routed_experts,
-                                               .dt = m->dt});
+                                               .dt = m->dt,
+                                               .dtdx = m->dt});
 }
 
 /* tmp->dnf = gradient of the router's input. */
@@ -86,7 +87,8 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     bool shared = l->shared_gate >= 0;
     experts_bwd(m, a, g, layer, T);
     router_bwd(m, a, g, layer, b, o);
-    if (shared) fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn);
+    if (shared) fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn,
+                              m->dt);
     fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = t->y, .slot_row = la->slot_row,
                                                    .shared = shared ? t->dn : NULL, .x = t->dnf, .T = T,
                                                    .D = D, .K = c->num_experts_per_tok, .dt = m->dt});

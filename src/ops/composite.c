@@ -56,7 +56,7 @@ REF_OP(gated)
                                                  .ld_gate = M, .ld_up = M, .ld_h = M, .dt = a->dt});
     if (st || !a->y) return st;
     if (a->base && a->base != a->y) st = gather(k, a->base, NULL, a->y, G, D, F);
-    product down = {FM_GEMM_NT, a->h, a->w_down, a->y, D, M, F, a->base != NULL};
+    product down = {FM_GEMM_NT, a->h, a->w_down, a->y, D, M, a->dty, a->base != NULL};
     return st ? st : multiply(k, a->dt, a->offsets, a->groups, G, &down);
 }
 
@@ -87,8 +87,8 @@ REF_OP(gated_bwd)
     product list[5] = {{FM_GEMM_TN, dy, a->h, a->g_down, M, D, F, true},
                        {FM_GEMM_TN, a->dgate, x, a->g_gate, D, M, F, true},
                        {FM_GEMM_TN, a->dup, x, a->g_up, D, M, F, true},
-                       {FM_GEMM_NN, a->dgate, a->w_gate, a->dx, D, M, F, false},
-                       {FM_GEMM_NN, a->dup, a->w_up, a->dx, D, M, F, true}};
+                       {FM_GEMM_NN, a->dgate, a->w_gate, a->dx, D, M, a->dtdx, false},
+                       {FM_GEMM_NN, a->dup, a->w_up, a->dx, D, M, a->dtdx, true}};
     for (int i = 0; i < 5 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &list[i]);
     return st;
 }

@@ -214,10 +214,10 @@ typedef struct fm_swiglu_bwd_args {
 /* The gated FFN, whole, of one or many groups of rows: row i of group g (rows offsets[g] ..
  * offsets[g+1]-1; one group of all G rows without offsets) is row row_token[i] of x (row i where
  * NULL); gate = x W_gate^T, up = x W_up^T (A);  h = w silu(gate) up (A, as swiglu);  y = base + h
- * W_down^T (F). groups > 0: the weights are tables of that many matrices, else one matrix each.
+ * W_down^T. groups > 0: the weights are tables of that many matrices, else one matrix each.
  * Means exactly gather_rows, two products, swiglu and a product; a fused version gives the same
- * bits and may leave xg and h untouched. gate, up [G, M] A out; y [G, D] F, NULL: stop after h;
- * base [G, D] F, NULL: none. */
+ * bits and may leave xg and h untouched. gate, up [G, M] A out; y [G, D] of dtype dty (A; F with base),
+ * NULL: stop after h; base [G, D] F, NULL: none. */
 typedef struct fm_gated_args {
     const void *x;              /* [*, D] A */
     const int32_t *offsets;     /* [groups + 1] or NULL */
@@ -233,13 +233,14 @@ typedef struct fm_gated_args {
     void *y;
     int64_t G, D, M;
     int groups;
-    fm_dtype dt;
+    fm_dtype dt, dty;
 } fm_gated_args;
 
 /* Backward of gated from dy (rows through row_token like x) and the kept gate and up:
  *     h again; dW_down += dy^T h; dh = dy W_down (A); dgate, dup, dweight as swiglu_bwd;
- *     dW_gate += dgate^T x; dW_up += dup^T x; dx = dgate W_gate, then + dup W_up (F, written).
- * Gradients are tables (groups > 0) or single matrices, F. Everything [G, ..] without a remark is scratch. */
+ *     dW_gate += dgate^T x; dW_up += dup^T x; dx = dgate W_gate, then + dup W_up (written; dtype
+ * dtdx, A or F: where A, both results are rounded). Gradients are tables (groups > 0) or single
+ * matrices, F. Everything [G, ..] without a remark is scratch. */
 typedef struct fm_gated_bwd_args {
     const void *dy;             /* [*, D] A */
     const void *x;              /* [*, D] A */
@@ -250,11 +251,11 @@ typedef struct fm_gated_bwd_args {
     const void *gate, *up;      /* [G, M] A */
     void *xg, *dyg;             /* [G, D] A, needed with row_token */
     void *h, *dh, *dgate, *dup; /* [G, M] A */
-    void *dx;                   /* [G, D] F out */
+    void *dx;                   /* [G, D] out */
     void *dweight;              /* [slots] F out or NULL */
     int64_t G, D, M;
     int groups;
-    fm_dtype dt;
+    fm_dtype dt, dtdx;
 } fm_gated_bwd_args;
 
 typedef enum fm_route_score { FM_ROUTE_SIGMOID, FM_ROUTE_SOFTMAX } fm_route_score;
@@ -348,7 +349,8 @@ typedef struct fm_scatter_rows_args {
 } fm_scatter_rows_args;
 
 /* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may
- * be NULL; base NULL: x itself. x, base, shared [T, D] F; y [T*K, D] F. Forward: x is the residual stream.
+ * be NULL; base NULL: x itself; sums in F. x, base [T, D] F; shared [T, D], y [T*K, D] A. Forward: x is the
+ * residual stream.
  * Backward: x is the gradient of the router's input. */
 typedef struct fm_moe_combine_args {
     const void *y;

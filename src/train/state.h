@@ -14,8 +14,8 @@
 #include "train/stepper.h"
 
 #define FMI_STATE_FORMAT 1
-#define FMI_NUMERICS 2
-#define FMI_NUMERICS_TRAINING 1 /* the oldest version that trains to the same bits */
+#define FMI_NUMERICS 3
+#define FMI_NUMERICS_TRAINING 3 /* the oldest version that trains to the same bits */
 
 typedef struct fmi_run_state {
     int64_t step, tokens;       /* done */

@@ -300,15 +300,23 @@ ALWAYS void ask_kept(const fm_gated_bwd_args *a, int64_t row, int64_t at)
     }
 }
 
-/* dx = the sum of two finished products. */
+/* dx = the sum of two finished products, each rounded where dx is bf16. */
 ALWAYS void store_dx(const side *x, int r0, int r1)
 {
     const fm_gated_bwd_args *a = x->args;
-    float *dx = (float *)a->dx + (x->row + r0) * a->D + x->at;
-    for (int r = r0; r < r1 && r < x->n; r++, dx += a->D) {
+    int64_t at = (x->row + r0) * a->D + x->at;
+    for (int r = r0; r < r1 && r < x->n; r++, at += a->D) {
+        const float *p = x->tile[0] + 32 * r, *q = x->tile[1] + 32 * r;
         ask_kept(a, x->row, x->at + r);
-        for (int c = 32 * r; c < 32 * r + 32; c += 16)
-            put(x->w, dx + c - 32 * r, v16_bits(v16_add(v16_load(x->tile[0] + c), v16_load(x->tile[1] + c))));
+        if (a->dtdx == FM_DTYPE_BF16) {
+            __m512i first = FFN_ROUND(v16_load(p), v16_load(p + 16));
+            v16 lo = v16_add(value_at(half_bits(first, 0)), v16_load(q));
+            v16 hi = v16_add(value_at(half_bits(first, 1)), v16_load(q + 16));
+            put(x->w, (fm_bf16 *)a->dx + at, FFN_ROUND(lo, hi));
+            continue;
+        }
+        for (int c = 0; c < 32; c += 16)
+            put(x->w, (float *)a->dx + at + c, v16_bits(v16_add(v16_load(p + c), v16_load(q + c))));
     }
 }
 

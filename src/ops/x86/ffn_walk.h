@@ -176,6 +176,12 @@ ALWAYS void store_y(const side *x, int r0, int r1)
 {
     const fm_gated_args *a = x->args;
     int64_t at = (x->row + r0) * a->D + x->at;
+    if (a->dty == FM_DTYPE_BF16) {
+        for (int r = r0; r < r1 && r < x->n; r++, at += a->D)
+            put(x->w, (fm_bf16 *)a->y + at,
+                FFN_ROUND(v16_load(x->tile[0] + 32 * r), v16_load(x->tile[0] + 32 * r + 16)));
+        return;
+    }
     for (int r = r0; r < r1 && r < x->n; r++, at += a->D)
         for (int c = 0; c < 32; c += 16) {
             v16 v = v16_load(x->tile[0] + 32 * r + c);

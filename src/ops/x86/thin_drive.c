@@ -358,7 +358,7 @@ bool fmi_gated_thin(const fm_kernel_ctx *ctx, const fm_gated_args *g, fm_isa isa
                          .ldb = g->M,
                          .ldc = g->D,
                          .dt = g->dt,
-                         .dtc = F,
+                         .dtc = g->dty,
                          .accumulate = g->base != NULL,
                          .offsets = gate.offsets,
                          .groups = gate.groups};
