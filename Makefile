@@ -79,8 +79,11 @@ $(BUILD)/fuzz/%: fuzz/%.c fuzz/driver.c $(LIB)
 $(BUILD)/compare_blas: bench/compare_blas.c $(LIB)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $< $(LIB) $(LIBS) -ldl -o $@
 
+$(BUILD)/compare_steps: bench/compare_steps.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) $< -ldl -o $@
+
 # --- tests ----------------------------------------------------------------------------------------
-tests-built: all $(TESTS) $(BUILD)/compare_blas
+tests-built: all $(TESTS) $(BUILD)/compare_blas $(BUILD)/compare_steps
 style:
 	@sh scripts/check_includes.sh
 	@sh scripts/check_style.sh
