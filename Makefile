@@ -154,4 +154,4 @@ clean:
 
 .PHONY: all tests-built style check check-run check-san tsan-run fuzz check-asan check-ubsan check-tsan san-run test e2e demo bench \
         install uninstall clean
--include $(OBJ:.o=.d) $(CLIO:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d)
+-include $(OBJ:.o=.d) $(CLIO:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(BUILD)/compare_blas.d $(BUILD)/compare_steps.d

@@ -93,6 +93,10 @@ static fm_status start(build *b, const options *o, fm_err *err)
         .rows_max = o->rows, .micro_rows = 4096 / ROW, .T = ROW, .mtp = o->mtp, .muon = o->muon};
     fm_status st = FROM(b, fm_exec_open)(&eo, &b->x, err);
     if (!st) st = FROM(b, fmi_config_preset)(o->preset, &b->c, err);
+    if (!st && o->mtp && !b->c.num_nextn_predict_layers) {
+        fprintf(stderr, "compare_steps: %s has no MTP module\n", o->preset);
+        exit(1);
+    }
     if (!o->mtp) b->c.num_nextn_predict_layers = 0;
     if (o->dense) b->c.n_routed_experts = 0;
     if (!st) st = FROM(b, fmi_model_new)(b->x, &b->c, FM_DTYPE_BF16, false, &b->m, err);

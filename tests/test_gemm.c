@@ -144,6 +144,7 @@ static const gemm_case cases[] = {
     { TN, H, S, 96, 64, 1024, 0, 0, 0, false, 1, NULL, "one chunk exactly" },
     { TN, H, S, 33, 70, 1025, 0, 2, 0, true, 1, NULL, "one row past a chunk" },
     { TN, H, S, 70, 33, 3000, 0, 0, 3, false, 1, NULL, "three chunks, wide R" },
+    { TN, H, S, 70, 40, 4200, 0, 0, 3, true, 1, NULL, "five chunks, whole ones a thread" },
     { TN, H, S, 40, 1610, 1050, 0, 0, 0, true, 1, NULL, "two chunks, three groups of columns" },
     { TN, H, S, 820, 37, 1030, 0, 0, 0, true, 1, NULL, "the same with roles exchanged" },
     { TN, S, S, 20, 37, 2050, 0, 0, 0, false, 1, NULL, "three chunks" },

@@ -47,16 +47,16 @@ static void test_rmsnorm(void **state)
 static void check_rmsnorm_bwd(kh *h, int64_t T, int64_t D, fm_dtype dt, int v)
 {
     fm_rmsnorm_bwd_args a = {.T = T, .D = D, .ldx = D + 1, .lddy = D + 3, .lddx = D + 2, .dt = dt};
-    a.dtdx = v == 0 ? dt : F32;
-    a.accumulate = v == 1;
+    a.dtdx = v == 0 || v == 5 ? dt : F32;
+    a.accumulate = v == 1 || v == 3 || v == 4;
     if (v != 1) a.dy = kh_in(h, T * a.lddy, F32, 1);
-    if (v != 2) a.dyf = kh_in(h, T * D, F32, 1);
+    if (v < 2 || v == 3) a.dyf = kh_in(h, T * D, F32, 1);
     a.x = kh_in(h, T * a.ldx, F32, 2);
     a.w = kh_in(h, D, F32, 2);
     a.rstd = kh_in(h, T, F32, 1);
     a.dx = kh_values(h, T * a.lddx, a.dtdx, 1, true);
     a.dw = kh_values(h, D, F32, 1, true);
-    if (v > 0) a.dxa = kh_out(h, T * D, fm_dtype_bytes(dt));
+    if (v > 0 && v < 5) a.dxa = kh_out(h, T * D, fm_dtype_bytes(dt));
     KH_CHECK(h, rmsnorm_bwd, &a);
 }
 
@@ -86,6 +86,7 @@ static void test_rmsnorm_bwd(void **state)
     }
     h->what = "several chunks";
     for (int v = 0; v < 3; v++) check_rmsnorm_bwd(h, 2500, 40, BF16, v);
+    for (int v = 0; v < 7; v++) check_rmsnorm_bwd(h, 2500, 64, BF16, v);
     check_rmsnorm_bwd(h, 4096, 33, F32, 1);
     check_rmsnorm_bwd_place(h, 3100, 24);
 }
@@ -230,7 +231,7 @@ static void test_combine(void **state)
     kh *h = *state;
     EACH_SHAPE(h, T, D, dt)
     {
-        for (int K = 1; K <= 5; K += 2) {
+        for (int K = 1; K <= 8; K += K == 3 ? 1 : 2) {
             fm_moe_combine_args a = {.T = T, .D = D, .K = K, .dt = dt};
             a.y = kh_in(h, T * K * D, dt, 1);
             int32_t *row = kh_ints(h, T * K, 1);

@@ -18,7 +18,7 @@ typedef struct work {
     fetch next;
     char *gate, *up, *down;      /* packed weights                      */
     char *in;                    /* the block's rows of x or dy         */
-    char *mid[3];                /* h; or dgate, dup, h, in tile layout */
+    char *mid[3];                /* h; or dgate, dup, two steps of h: tile layout */
     float *tile[2][FFN_TILES];   /* [turn][gate, up ..][32 * 32]        */
     v16 *dw;                     /* [32] lanes of dweight               */
     bool stream;                 /* outputs go past the caches          */
