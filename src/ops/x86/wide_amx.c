@@ -6,8 +6,8 @@
 #include "ops/x86/amx_tiles.h"
 #include "ops/x86/v16.h"
 
-/* Steps that the weight's lines are asked for early. More, and the 16 rows, which often lie a multiple of
- * 2 KiB apart and so share two sets of L1, push one another out. */
+/* Steps that the weight's lines are asked for early where the next block's are not. More, and the 16 rows,
+ * which often lie a multiple of 2 KiB apart and so share two sets of L1, push one another out. */
 #define DISTANCE 2
 
 void fmi_wide_pack_amx(char *x, int64_t steps, int tiles, int tile, const char *const *row, int live)
@@ -50,6 +50,23 @@ void fmi_wide_flush_amx(fmi_wide *w)
     w->wait.acc = NULL;
 }
 
+/* Lines of the weight that step s asks for. Blocks that lie one behind the other without a gap: a sixteenth
+ * of the next one into L2, in the order in which it lies, which the processor's own prefetch follows, and of
+ * this one the next step into L1. Others: two steps ahead into L1. */
+ALWAYS void ask(const fmi_wide_block *b, const char *at, int64_t s)
+{
+    if (b->stride == 64 * b->steps && b->next) {
+        for (int i = 0; i < 16; i++) _mm_prefetch(b->next + 1024 * s + 64 * i, _MM_HINT_T1);
+        if (s + 1 < b->steps)
+            for (int i = 0; i < 16; i++) _mm_prefetch(at + 64 + i * b->stride, _MM_HINT_T0);
+        return;
+    }
+    const char *soon = s + DISTANCE < b->steps ? at + 64 * DISTANCE
+                       : b->next               ? b->next + 64 * (s + DISTANCE - b->steps)
+                                               : at;
+    for (int i = 0; i < 16; i++) _mm_prefetch(soon + i * b->stride, _MM_HINT_T0);
+}
+
 /* Tiles t .. t+n-1 of A. A tile of the pass before is written every quarter of the way. */
 ALWAYS void pass(fmi_wide *w, const fmi_wide_block *b, int t, const int n)
 {
@@ -61,12 +78,7 @@ ALWAYS void pass(fmi_wide *w, const fmi_wide_block *b, int t, const int n)
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < b->steps; s++, at += 64, x += 1024 * b->tiles) {
-        if (t == 0) {
-            const char *soon = s + DISTANCE < b->steps ? at + 64 * DISTANCE
-                               : b->next               ? b->next + 64 * (s + DISTANCE - b->steps)
-                                                       : at;
-            for (int i = 0; i < 16; i++) _mm_prefetch(soon + i * b->stride, _MM_HINT_T0);
-        }
+        if (t == 0) ask(b, at, s);
         _tile_loadd(4, at, b->stride);
         gap();
         _tile_loadd(5, x, 64);
