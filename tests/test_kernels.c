@@ -244,8 +244,9 @@ static void test_combine(void **state)
             }
             a.slot_row = row;
             if (K != 3) a.shared = kh_in(h, T * D, dt, 1);
+            if (K != 6) a.extra = kh_in(h, T * D, dt, 1);
             a.x = kh_values(h, T * D, F32, 1, true);
-            if (K == 3) a.base = kh_in(h, T * D, F32, 1);
+            if (K > 1) a.base = K == 3 ? kh_in(h, T * D, F32, 1) : a.x;
             KH_CHECK(h, moe_combine, &a);
         }
     }
@@ -505,7 +506,8 @@ static void check_route(kh *h, int E, int K, int groups, int v)
         for (int r = 0, first = kh_below(h, E); r < K; r++) expert[t * K + r] = (first + r) % E;
     b.expert = expert;
     if (v) b.balance_f = kh_in(h, T / L * E, F32, 1);
-    b.dz = kh_out(h, T * E, 4);
+    b.dt = v & 1 ? BF16 : F32;
+    b.dz = kh_out(h, T * E, fm_dtype_bytes(b.dt));
     KH_CHECK(h, route_bwd, &b);
 
     fm_seq_balance_args q = {.T = T, .L = L, .E = E, .K = K, .balance_scale = 0.02, .dt = F32};

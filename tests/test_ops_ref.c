@@ -198,7 +198,7 @@ static void test_rows(void **state)
     void *dy = dev_put(x, y, sizeof y), *ds = dev_put(x, &shared, 4);
     void *dr = dev_put(x, slot_row, 12);
     void *dx = dev_put(x, &res, 4);
-    fm_op_moe_combine(x, &(fm_moe_combine_args){dy, dr, ds, dx, NULL, 1, 1, 3, FM_DTYPE_F32});
+    fm_op_moe_combine(x, &(fm_moe_combine_args){dy, dr, ds, NULL, dx, dx, 1, 1, 3, FM_DTYPE_F32});
     dev_get(x, back, dx, 4);
     assert_true(back[0] == 10.5f);
     void *all[] = {a, idx, b, dy, ds, dr, dx};

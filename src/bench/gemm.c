@@ -24,7 +24,6 @@ typedef struct product {
     int64_t n, k;          /* of the weight [n, k] */
     int groups, per_token; /* experts, chosen ones; 0: not grouped */
     bool to_full;          /* the forward result is F */
-    bool f32;              /* the router */
     bool once;             /* one matrix a model (the head): forward only in few rows */
 } product;
 
@@ -55,7 +54,7 @@ static size_t padded(int64_t n, fm_dtype dt)
 
 static call_plan plan(const gemm_bench *b, const product *p, fm_gemm_kind kind, int64_t T)
 {
-    fm_dtype dt = p->f32 ? FM_DTYPE_F32 : b->dt, full = FM_DTYPE_F32;
+    fm_dtype dt = b->dt, full = FM_DTYPE_F32;
     int64_t G = p->groups > 0 ? p->groups : 1, rows = p->groups > 0 ? T * p->per_token : T;
     call_plan c = {.groups = p->groups, .a = {.kind = kind, .dt = dt, .dtc = full}};
     int64_t na, nb, nc;
@@ -203,7 +202,7 @@ static int products_of(const fm_config *c, product out[16])
     out[n++] = (product){.name = "gate", .n = I, .k = D};
     out[n++] = (product){.name = "down", .n = D, .k = I, .to_full = true};
     if (E) {
-        out[n++] = (product){.name = "router", .n = E, .k = D, .to_full = true, .f32 = true};
+        out[n++] = (product){.name = "router", .n = E, .k = D, .to_full = true};
         out[n++] = (product){.name = "experts gate", .n = M, .k = D, .groups = E, .per_token = K};
         out[n++] = (product){
             .name = "experts down", .n = D, .k = M, .groups = E, .per_token = K, .to_full = true};

@@ -86,7 +86,6 @@ static void plan_ffn(planner *p, fm_layer_acts *l, const fm_acts_opts *o, bool m
     l->gate = take(p, T * dense, p->A);
     l->up = take(p, T * dense, p->A);
     if (!moe) return;
-    l->xn1f = take(p, T * D, p->F);
     l->score = take(p, T * E, p->F);
     l->expert = take(p, T * K, FM_DTYPE_I32);
     l->weight = take(p, T * K, p->F);
@@ -161,7 +160,8 @@ static void plan_temp_backward(planner *p, struct fm_temp *t, const fm_acts_opts
     if (c->n_routed_experts) {
         t->dyg = take(p, p->G * D, p->A);
         t->dweight = take(p, T * c->num_experts_per_tok, p->F);
-        t->dz = take(p, T * c->n_routed_experts, p->F);
+        t->dz = take(p, T * c->n_routed_experts, p->A);
+        t->dxr = take(p, T * D, p->A);
     }
     t->dlogits = take(p, o->logit_rows * c->vocab_size, p->A);
     if (o->mtp) t->dcat = take(p, 2 * T * D, p->F);

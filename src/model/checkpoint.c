@@ -24,11 +24,10 @@ static bool permuted(const fm_model *m, const fm_param *p)
     return i == y->q || i == y->q_b || i == y->kv_a;
 }
 
-/* Are the stored bytes the ones used? In a bf16 model norms and router are rounded on the way. */
+/* Are the stored bytes the ones used? In a bf16 model norms are rounded on the way. */
 static bool as_stored(const fm_model *m, const fm_param *p, const fmi_source *s)
 {
-    bool rounded =
-        m->dt == FM_DTYPE_BF16 && (p->kind == FM_PARAM_NORM || p->kind == FM_PARAM_ROUTER);
+    bool rounded = m->dt == FM_DTYPE_BF16 && p->kind == FM_PARAM_NORM;
     return !rounded && s->info->dtype == p->dtype && !permuted(m, p);
 }
 

@@ -58,8 +58,7 @@ typedef struct fm_layer_acts {
     void *o;       /* [T, H, V] A */
     void *lse;     /* [T, H] F (training) */
     void *x1;      /* [T, D] F   after attention */
-    void *xn1;     /* [T, D] A */
-    void *xn1f;    /* [T, D] F   router input (MoE) */
+    void *xn1;     /* [T, D] A   what router, experts and dense FFN read */
     void *rstd1;   /* [T] F */
     void *gate, *up;        /* [T, I] A dense FFN, or shared experts [T, Ns*M] */
     void *score;   /* [T, E] F */

@@ -22,7 +22,7 @@ struct fm_temp {
     void *dx;       /* [T, D] F        gradient of the residual stream */
     void *dxa;      /* [T, D] A        the same, rounded */
     void *dn;       /* [T, D] F        gradient of a norm's output (shared experts: A, their part of it) */
-    void *dnf;      /* [T, D] F        gradient of the router's input */
+    void *dnf;      /* [T, D] F        gradient of what router and experts read */
     void *dq;       /* [T, H, N+R] F */
     void *dqa;      /* [T, H, N+R] A   rotated back */
     void *dq_an;    /* [T, q_lora] F */
@@ -39,7 +39,8 @@ struct fm_temp {
     void *dup;
     void *dyg;      /* [T*K, D] A      gathered gradients, like xg */
     void *dweight;  /* [T, K] F */
-    void *dz;       /* [T, E] F */
+    void *dz;       /* [T, E] A */
+    void *dxr;      /* [T, D] A        the router's part of dnf */
     void *dlogits;  /* [logit_rows, W] A */
     void *dcat;     /* [T, 2D] F */
 };

@@ -31,8 +31,8 @@ void fm_context_close(fm_exec *x)
 
 fm_dtype fmi_param_dtype(fm_param_kind kind, fm_dtype dt)
 {
-    bool gemm = kind == FM_PARAM_MATRIX || kind == FM_PARAM_EMBED || kind == FM_PARAM_HEAD;
-    return gemm ? dt : fmi_full_dtype(dt);
+    bool vector = kind == FM_PARAM_NORM || kind == FM_PARAM_ROUTER_BIAS;
+    return vector ? fmi_full_dtype(dt) : dt;
 }
 
 /* n values of double, rounded once to the full dtype F. */

@@ -13,7 +13,7 @@ typedef enum fm_param_kind {
     FM_PARAM_MATRIX,      /* GEMM weight: dtype A; weight decay; Muon's unless said otherwise */
     FM_PARAM_EMBED,       /* model.embed_tokens.weight: A, AdamW, decay  */
     FM_PARAM_HEAD,        /* lm_head.weight: A, AdamW, decay              */
-    FM_PARAM_ROUTER,      /* mlp.gate.weight: F (values rounded to bf16 in bf16 runs), AdamW, decay */
+    FM_PARAM_ROUTER,      /* mlp.gate.weight: A, AdamW, decay */
     FM_PARAM_NORM,        /* F (rounded likewise), AdamW, no decay        */
     FM_PARAM_ROUTER_BIAS  /* e_score_correction_bias: F, never rounded, no gradient */
 } fm_param_kind;

@@ -1,6 +1,6 @@
 /* Mixture of experts, forward. DeepSeek-V3 report, section 2.1.2; deepseek-family.md 3.7, 3.8.
  *
- * The router reads the unrounded norm output in F. Tokens are sorted by expert on the device; the
+ * The router reads what the experts read; its logits are F. Tokens are sorted by expert on the device; the
  * grouped products take the device's offsets, so the host never learns who went where. No token is
  * dropped. The routing weight is applied to the hidden activation (w * silu(gate) * up), which
  * equals weighting the output. */
@@ -11,9 +11,7 @@ static void route(fm_model *m, fm_acts *a, const fm_layer *l, fm_layer_acts *la,
     const fm_config *c = &m->cfg;
     fm_dtype F = fmi_full_dtype(m->dt);
     int64_t D = c->hidden_size, E = c->n_routed_experts;
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = la->xn1f, .b = fmi_w(m, l->router), .c = a->tmp->z,
-                                     .kind = FM_GEMM_NT, .m = T, .n = E, .k = D, .lda = D, .ldb = D,
-                                     .ldc = E, .dt = F, .dtc = F});
+    fmi_linear(m, la->xn1, D, l->router, T, a->tmp->z, E, F, false);
     fm_op_route(m->x, &(fm_route_args){.z = a->tmp->z, .bias = l->bias >= 0 ? fmi_w(m, l->bias) : NULL,
                                        .score = la->score, .expert = la->expert, .weight = la->weight,
                                        .T = T, .E = (int)E, .K = c->num_experts_per_tok,
@@ -46,8 +44,8 @@ void fmi_moe_fwd(fm_model *m, fm_acts *a, int layer, int64_t T, void *xout, int3
     fm_layer_acts *la = &a->layer[layer];
     int64_t D = c->hidden_size;
     fm_op_rmsnorm(m->x, &(fm_rmsnorm_args){.x = la->x1, .w = fmi_w(m, l->ffn_norm), .y = la->xn1,
-                                           .yf = la->xn1f, .rstd = la->rstd1, .T = T, .D = D, .ldx = D,
-                                           .ldy = D, .eps = c->rms_norm_eps, .dt = m->dt});
+                                           .rstd = la->rstd1, .T = T, .D = D, .ldx = D, .ldy = D,
+                                           .eps = c->rms_norm_eps, .dt = m->dt});
     route(m, a, l, la, T, load);
     experts(m, a, l, la, T, xout ? a->tmp->y : NULL);
     if (l->shared_gate >= 0)

@@ -42,7 +42,7 @@ static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t
                                                .dtdx = m->dt});
 }
 
-/* tmp->dnf = gradient of the router's input. */
+/* tmp->dxr = gradient of what the router read, its part. */
 static void router_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
                        const fm_backward_opts *o)
 {
@@ -66,13 +66,9 @@ static void router_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm
                                                .K = c->num_experts_per_tok, .scoring = c->scoring,
                                                .norm_topk = c->norm_topk_prob,
                                                .scale = c->routed_scaling_factor,
-                                               .balance_scale = balance ? o->balance_scale : 0, .dt = F});
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dz, .b = la->xn1f, .c = g->g[l->router], .kind = FM_GEMM_TN,
-                                     .m = E, .n = D, .k = T, .lda = E, .ldb = D, .ldc = D, .dt = F,
-                                     .dtc = F, .accumulate = true});
-    fm_op_gemm(m->x, &(fm_gemm_args){.a = t->dz, .b = fmi_w(m, l->router), .c = t->dnf,
-                                     .kind = FM_GEMM_NN, .m = T, .n = D, .k = E, .lda = E, .ldb = D,
-                                     .ldc = D, .dt = F, .dtc = F});
+                                               .balance_scale = balance ? o->balance_scale : 0, .dt = m->dt});
+    fmi_linear_dw(m, g, t->dz, E, la->xn1, D, l->router, T);
+    fmi_linear_dx(m, t->dz, E, l->router, T, t->dxr, D, m->dt, false);
 }
 
 void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch *b,
@@ -89,12 +85,28 @@ void fmi_moe_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, const fm_batch
     router_bwd(m, a, g, layer, b, o);
     if (shared) fmi_gated_bwd(m, a, g, la, l->shared_gate, l->shared_up, l->shared_down, T, t->dxa, t->dn,
                               m->dt);
-    fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = t->y, .slot_row = la->slot_row,
-                                                   .shared = shared ? t->dn : NULL, .x = t->dnf, .T = T,
-                                                   .D = D, .K = c->num_experts_per_tok, .dt = m->dt});
-    fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dyf = t->dnf, .x = la->x1, .w = fmi_w(m, l->ffn_norm),
-                                                   .rstd = la->rstd1, .dx = t->dx, .dxa = t->dxa,
+    fm_op_moe_combine(m->x, &(fm_moe_combine_args){.y = t->y,
+                                                   .slot_row = la->slot_row,
+                                                   .shared = shared ? t->dn : NULL,
+                                                   .extra = t->dxr,
+                                                   .x = t->dnf,
+                                                   .T = T,
+                                                   .D = D,
+                                                   .K = c->num_experts_per_tok,
+                                                   .dt = m->dt});
+    fm_op_rmsnorm_bwd(m->x, &(fm_rmsnorm_bwd_args){.dyf = t->dnf,
+                                                   .x = la->x1,
+                                                   .w = fmi_w(m, l->ffn_norm),
+                                                   .rstd = la->rstd1,
+                                                   .dx = t->dx,
+                                                   .dxa = t->dxa,
                                                    .dw = g->g[l->ffn_norm],
-                                                   .T = T, .D = D, .ldx = D, .lddy = D, .lddx = D,
-                                                   .dt = m->dt, .dtdx = F, .accumulate = true});
+                                                   .T = T,
+                                                   .D = D,
+                                                   .ldx = D,
+                                                   .lddy = D,
+                                                   .lddx = D,
+                                                   .dt = m->dt,
+                                                   .dtdx = F,
+                                                   .accumulate = true});
 }

@@ -11,8 +11,8 @@
  *
  * Dtypes: `dt` is the activation dtype, written A below: F32, BF16, F64 or C128 (the last two only in
  * the reference). F is its full dtype: F32 for F32 and BF16, else dt (fmi_full_dtype). Weights of
- * GEMMs are A; norm weights, router weights and the router bias are F. Storing to A rounds to
- * nearest even. Results are the same bits at every ISA level and thread count: docs/numerics.md
+ * GEMMs are A; norm weights and the router bias are F. Storing to A rounds to nearest
+ * even. Results are the same bits at every ISA level and thread count: docs/numerics.md
  * gives the order of every sum.
  *
  * Shapes are checked where plans are made; an operator may assume they agree. T = 0 is legal. */
@@ -286,7 +286,7 @@ typedef struct fm_route_args {
 
 /* dz from dweight through the weights and scores (choice held fixed), plus, when balance_f is given, the
  * gradient of the sequence balance loss: row t of packed row b = t / L adds balance_scale * f[b,i] / L to the
- * gradient of P's share s_i / sum_j s_j. dz [T, E] F. */
+ * gradient of P's share s_i / sum_j s_j. dz [T, E] A. */
 typedef struct fm_route_bwd_args {
     const void *dweight;     /* [T, K] F */
     const void *score;       /* [T, E] F */
@@ -348,14 +348,15 @@ typedef struct fm_scatter_rows_args {
     fm_dtype dt;
 } fm_scatter_rows_args;
 
-/* x[t,:] = base[t,:] + ((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]); shared may
- * be NULL; base NULL: x itself; sums in F. x, base [T, D] F; shared [T, D], y [T*K, D] A. Forward: x is the
- * residual stream.
- * Backward: x is the gradient of the router's input. */
+/* x[t,:] = base[t,:] + (((sum of y[slot_row[t*K+k],:] in ascending grouped row) + shared[t,:]) + extra[t,:]);
+ * shared, extra and base may be NULL; sums in F. x, base [T, D] F, base may be x; shared, extra [T, D],
+ * y [T*K, D] A. Forward: x is the residual stream. Backward: x is the gradient of what router and experts
+ * read, extra the router's part of it. */
 typedef struct fm_moe_combine_args {
     const void *y;
     const int32_t *slot_row;
     const void *shared;
+    const void *extra;
     void *x;
     const void *base;
     int64_t T, D;
@@ -437,7 +438,7 @@ typedef struct fm_segment {
     int64_t n;
     void *weight;            /* device address (resolved by fm_segments) of the weight the forward reads */
     int32_t weight_dtype;    /* fm_dtype of weight                                        */
-    int32_t round_bf16;      /* F weight holding a value rounded to bf16 (norms, router in bf16 runs) */
+    int32_t round_bf16;      /* F weight holding a value rounded to bf16 (norms in bf16 runs) */
     int32_t decay;           /* weight decay applies                                      */
     int32_t skip;            /* not AdamW's (Muon's, or held fixed)                       */
 } fm_segment;

@@ -14,8 +14,8 @@
 #include "train/stepper.h"
 
 #define FMI_STATE_FORMAT 1
-#define FMI_NUMERICS 3
-#define FMI_NUMERICS_TRAINING 3 /* the oldest version that trains to the same bits */
+#define FMI_NUMERICS 4
+#define FMI_NUMERICS_TRAINING 4 /* the oldest version that trains to the same bits */
 
 typedef struct fmi_run_state {
     int64_t step, tokens;       /* done */
