@@ -2,14 +2,15 @@
 """The same shapes in PyTorch and transformers on the same cores, in turn with Fathom; prints both and the ratio.
 
     bench/compare_pytorch.py [train] [gemm] [--preset nano] [--threads 2] [--fathom build/fathom] [--rounds 3]
-                             [--seq 512] [--rows 32] [--compile] [--dtypes f32,bf16] [--seconds 20]
+                             [--seq 512] [--rows 32] [--compile] [--dtypes f32,bf16] [--ours bf16] [--seconds 20]
 
 train: a whole step (forward, backward, clipping, AdamW) of DeepseekV3ForCausalLM with the preset's configuration and
 random tokens, beside `fathom bench train`. gemm: torch.matmul at the shapes that `fathom bench gemm` reports, operands
 cold, the same number of copies in turn. One JSON object a line: name, shape, fathom, pytorch, unit, ratio (of the
 medians; above 1 Fathom is faster). Other work on the machine meets both: rounds alternate.
 
-ATEN_CPU_CAPABILITY=avx2 with --isa avx2 compares at the level of most laptops."""
+ATEN_CPU_CAPABILITY=avx2 with --isa avx2 --ours f32 compares at the level of most laptops. That variable binds PyTorch's own
+kernels only: its products stay on AVX-512 unless ONEDNN_MAX_CPU_ISA=AVX2 and MKL_ENABLE_INSTRUCTIONS=AVX2 are set too."""
 import argparse
 import json
 import os
@@ -90,7 +91,8 @@ def train(args, torch):
                     out(name="train_tokens", shape=name, skipped=str(e).splitlines()[0][:160])
     ours = []
     for _ in range(args.rounds):
-        line = fathom(args, "train", "--preset", args.preset, "--rows", str(args.rows), "--seq", str(args.seq))[0]
+        line = fathom(args, "train", "--preset", args.preset, "--rows", str(args.rows), "--seq", str(args.seq),
+                      "--precision", args.ours)[0]
         ours.append(line["value"])
         for _, step, speeds in variants:
             begin = time.perf_counter()
@@ -105,7 +107,7 @@ def train(args, torch):
         theirs = statistics.median(speeds)
         best = max(best, theirs)
         out(name="train_tokens", shape=f"{args.preset} {args.rows} x {args.seq} {name}", fathom=mine, pytorch=theirs,
-            unit="tokens/s", ratio=mine / theirs, rounds=args.rounds)
+            unit="tokens/s", ratio=mine / theirs, rounds=args.rounds, ours=args.ours)
     if best:
         out(name="train_tokens_best", shape=f"{args.preset} {args.rows} x {args.seq}", fathom=mine, pytorch=best,
             unit="tokens/s", ratio=mine / best, rounds=args.rounds)
@@ -170,7 +172,8 @@ def main():
     p.add_argument("--rows", type=int, default=32)
     p.add_argument("--seq", type=int, default=512)
     p.add_argument("--micro", type=int, default=8, help="rows of a PyTorch micro-batch")
-    p.add_argument("--dtypes", default="f32,bf16")
+    p.add_argument("--dtypes", default="f32,bf16", help="of PyTorch in train, of both in gemm")
+    p.add_argument("--ours", default="bf16", help="precision of Fathom in train")
     p.add_argument("--experts", default="default", help="default,grouped_mm,batched_mm: as transformers names them")
     p.add_argument("--compile", action="store_true")
     p.add_argument("--seconds", type=float, default=30, help="about the time PyTorch gets")
