@@ -104,7 +104,7 @@ static void products(const work *w, const fm_bf16 *a, int64_t k, const char *pan
                               .step_bytes = 64, .k = k, .rows = 32};
         int64_t end = half ? i + 32 : n;
         for (int64_t j = 0; j < end; j += 32, turn ^= 1) {
-            block(&rows, panels + 2 * j * k, w->tile[turn], 32, false, true, true, false);
+            block(&rows, panels + 2 * j * k, w->tile[turn], 32, false, true, true, true);
             if (wait.acc) put(w, &wait);
             wait = (waiting){w->tile[turn], i, j};
         }
