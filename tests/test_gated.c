@@ -100,7 +100,6 @@ static void check_backward(kh *h, const shape *s, fm_dtype dt, fm_dtype dtdx)
     a.gate = kh_in(h, r.G * s->M, dt, 3);
     a.up = kh_in(h, r.G * s->M, dt, 2);
     a.xg = kh_scratch(h, r.G * s->D, fm_dtype_bytes(dt));
-    a.dyg = kh_scratch(h, r.G * s->D, fm_dtype_bytes(dt));
     a.h = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));
     a.dh = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));
     a.dgate = kh_scratch(h, r.G * s->M, fm_dtype_bytes(dt));

@@ -158,7 +158,6 @@ static void plan_temp_backward(planner *p, struct fm_temp *t, const fm_acts_opts
     t->dgate = take(p, wide, p->A);
     t->dup = take(p, wide, p->A);
     if (c->n_routed_experts) {
-        t->dyg = take(p, p->G * D, p->A);
         t->dweight = take(p, T * c->num_experts_per_tok, p->F);
         t->dz = take(p, T * c->n_routed_experts, p->A);
         t->dxr = take(p, T * D, p->A);

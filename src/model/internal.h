@@ -37,7 +37,6 @@ struct fm_temp {
     void *dh;       /* [T, max dense] or [T*K, M] A: gradient of h */
     void *dgate;    /* the same shape */
     void *dup;
-    void *dyg;      /* [T*K, D] A      gathered gradients, like xg */
     void *dweight;  /* [T, K] F */
     void *dz;       /* [T, E] A */
     void *dxr;      /* [T, D] A        the router's part of dnf */

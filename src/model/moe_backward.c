@@ -27,7 +27,6 @@ static void experts_bwd(fm_model *m, fm_acts *a, fm_grads *g, int layer, int64_t
                                                .gate = la->eg,
                                                .up = la->eu,
                                                .xg = t->xg,
-                                               .dyg = t->dyg,
                                                .h = t->h,
                                                .dh = t->dh,
                                                .dgate = t->dgate,

@@ -64,32 +64,28 @@ REF_OP(gated_bwd)
 {
     int64_t G = a->G, D = a->D, M = a->M;
     fm_dtype A = a->dt, F = fmi_full_dtype(a->dt);
-    const void *x = a->x, *dy = a->dy;
+    const void *x = a->row_token ? a->xg : a->x, *dy = a->row_token ? a->xg : a->dy;
     fm_status st = FM_OK;
-    if (a->row_token) {
-        st = gather(k, a->x, a->row_token, a->xg, G, D, A);
-        if (!st) st = gather(k, a->dy, a->row_token, a->dyg, G, D, A);
-        x = a->xg;
-        dy = a->dyg;
-    }
+    if (a->row_token) st = gather(k, a->dy, a->row_token, a->xg, G, D, A);
     if (!st)
         st = k->ops->swiglu(k, &(fm_swiglu_args){.gate = a->gate, .up = a->up, .row_slot = a->row_slot,
                                                  .weight = a->weight, .h = a->h, .G = G, .M = M,
                                                  .ld_gate = M, .ld_up = M, .ld_h = M, .dt = A});
-    product dh = {FM_GEMM_NN, dy, a->w_down, a->dh, M, D, A, false};
-    if (!st) st = multiply(k, A, a->offsets, a->groups, G, &dh);
+    product down[2] = {{FM_GEMM_NN, dy, a->w_down, a->dh, M, D, A, false},
+                       {FM_GEMM_TN, dy, a->h, a->g_down, M, D, F, true}};
+    for (int i = 0; i < 2 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &down[i]);
     if (!st)
         st = k->ops->swiglu_bwd(k, &(fm_swiglu_bwd_args){
                                        .dh = a->dh, .gate = a->gate, .up = a->up, .row_slot = a->row_slot,
                                        .weight = a->weight, .dgate = a->dgate, .dup = a->dup,
                                        .dweight = a->dweight, .G = G, .M = M, .ld_dh = M, .ld_gate = M,
                                        .ld_up = M, .ld_dgate = M, .ld_dup = M, .dt = A});
-    product list[5] = {{FM_GEMM_TN, dy, a->h, a->g_down, M, D, F, true},
-                       {FM_GEMM_TN, a->dgate, x, a->g_gate, D, M, F, true},
+    if (!st && a->row_token) st = gather(k, a->x, a->row_token, a->xg, G, D, A);
+    product list[4] = {{FM_GEMM_TN, a->dgate, x, a->g_gate, D, M, F, true},
                        {FM_GEMM_TN, a->dup, x, a->g_up, D, M, F, true},
                        {FM_GEMM_NN, a->dgate, a->w_gate, a->dx, D, M, a->dtdx, false},
                        {FM_GEMM_NN, a->dup, a->w_up, a->dx, D, M, a->dtdx, true}};
-    for (int i = 0; i < 5 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &list[i]);
+    for (int i = 0; i < 4 && !st; i++) st = multiply(k, A, a->offsets, a->groups, G, &list[i]);
     return st;
 }
 

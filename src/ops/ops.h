@@ -249,7 +249,7 @@ typedef struct fm_gated_bwd_args {
     const void *w_gate, *w_up, *w_down;
     void *g_gate, *g_up, *g_down;
     const void *gate, *up;      /* [G, M] A */
-    void *xg, *dyg;             /* [G, D] A, needed with row_token */
+    void *xg;                   /* [G, D] A, needed with row_token: rows of dy, then of x */
     void *h, *dh, *dgate, *dup; /* [G, M] A */
     void *dx;                   /* [G, D] out */
     void *dweight;              /* [slots] F out or NULL */
