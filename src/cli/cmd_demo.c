@@ -196,9 +196,14 @@ static int run(demo *d, const char *corpus_dir, double minutes, const char *pres
     static char text[N_FILES][4400];
     const char *files[N_FILES], *set[CLI_LIST_MAX + 1];
     char where[4200];
-    if (!find_corpus(corpus_dir, where, sizeof where))
-        return cli_fail("demo", "%s: the corpus is not there; --corpus DIR names its place",
-                        corpus_dir ? corpus_dir : "corpus/");
+    bool found = find_corpus(corpus_dir, where, sizeof where);
+    if (!found && corpus_dir) return cli_fail("demo", "%s: no %s there", corpus_dir, corpus[0][0]);
+    if (!found)
+        return cli_fail(
+            "demo",
+            "no %s in ../corpus or ../share/fathom, seen from the program; --corpus DIR names "
+            "the corpus",
+            corpus[0][0]);
     for (int i = 0; i < N_FILES; i++) {
         snprintf(text[i], sizeof text[i], "%s/%s:%s", where, corpus[i][0], corpus[i][1]);
         files[i] = text[i];

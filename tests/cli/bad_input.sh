@@ -189,6 +189,7 @@ wrong 1 'config.json' pretrain $run_args '' --out "$m"
 wrong 1 'no run here' resume "$m"
 wrong 1 'nowhere' resume "$dir/nowhere"
 wrong 1 'nowhere' report "$dir/nowhere"
+wrong 1 'nowhere.*tinystories' demo --corpus "$dir/nowhere" --out "$dir/o"
 listing "$m" >"$dir/m.after"
 cmp "$dir/m.before" "$dir/m.after" || fail "a refused command changed the checkpoint"
 
