@@ -12,8 +12,8 @@
 
 enum { FMI_THIN_ROWS = 16, FMI_THIN_LANES_NT = 16, FMI_THIN_LANES_NN = 64 };
 
-/* Bytes of a row that are fetched early, straight into L1: 16 rows make 10 KiB. Measured against
- * the next block into L2; why it is faster was not separated (docs/kernels/decode.md). */
+/* Bytes of a row that the tiles' kernel fetches early, straight into L1: 16 rows make 10 KiB
+ * (docs/kernels/decode.md). */
 #define FMI_THIN_AHEAD 640
 
 /* One block: lanes live (16 or fewer; NN 64 or fewer) of a weight, all of k. */
@@ -25,13 +25,22 @@ typedef struct fmi_thin_block {
     int m;                 /* rows of A */
     const float *x;        /* [m][kp] rows of A, zero-padded */
     const uint32_t *pairs; /* [kp / 2][m] the same as bf16 pairs, or NULL */
+    const float *lines;    /* the same as `spread` leaves it, or NULL */
+    float *sums;           /* with lines: [m][16][k / 32] to work in */
     float *acc;            /* out: [m][16] (NT) or [m][64] (NN) */
     const char *ahead;     /* the next block of as many rows, or NULL */
+    int64_t left;          /* bytes from w on that the thread goes on to read */
+    const char *after;     /* what it reads after those, or NULL */
 } fmi_thin_block;
 
 typedef struct fmi_thin_kern {
     void (*nt)(const fmi_thin_block *b);
     void (*nn)(const fmi_thin_block *b);
+    /* NT for a weight without gaps between its rows, k a multiple of 32, or NULL. spread puts row r of the m rows of A
+     * into x[lcm(k / 32, 16) * 32 * m] in the order that it reads. Up to lines_rows rows it is the faster one. */
+    void (*nt_lines)(const fmi_thin_block *b);
+    int lines_rows;
+    void (*spread)(float *x, int m, int r, const void *row, int64_t k);
     void (*widen)(float *x, int64_t kp, const void *row, int64_t k); /* one row of A */
     /* C[0..n-1] = (add ? C : 0) + acc, rounded when bf16. */
     void (*store)(void *c, const float *acc, int n, bool bf16, bool add);
@@ -51,6 +60,8 @@ fm_status fmi_gated_avx512(const fm_kernel_ctx *ctx, const fm_gated_args *g);
 
 extern const fmi_thin_kern fmi_thin_bf16_avx2, fmi_thin_f32_avx2;
 extern const fmi_thin_kern fmi_thin_bf16_avx512, fmi_thin_f32_avx512;
+void fmi_thin_lines_avx2(const fmi_thin_block *b);
+void fmi_thin_spread_avx2(float *x, int m, int r, const void *row, int64_t k);
 void fmi_thin_amx(fmi_thin_kern *k); /* bf16: the AVX-512 ones, NT on tiles */
 
 #endif

@@ -73,6 +73,7 @@ static void nt_tiles(const fmi_thin_block *b)
 void fmi_thin_amx(fmi_thin_kern *k)
 {
     *k = fmi_thin_bf16_avx512;
+    k->nt_lines = NULL;
     k->nt = nt_tiles;
     k->enter = enter;
     k->leave = leave;

@@ -10,7 +10,11 @@
 
 #define CSR_FTZ_DAZ 0x8040u
 #define X_BYTES ((size_t)2 << 20) /* of scratch for rows of A, widened or packed */
+#define LINES_AT (X_BYTES + ((size_t)64 << 10)) /* of scratch, behind the sums: rows of A as lines */
 #define WIDE_BYTES ((int64_t)1 << 20) /* of packed rows that stay in L2 */
+#define FIRST_BYTES 65536         /* asked for when a share begins, .. */
+#define FIRST_LINES 8192          /* .. where its weight is read in order */
+#define LINES_FLOATS 4096         /* of a batch of rows as lines: half of L1 */
 #define WIDE_BLOCKS 4             /* of 16 columns a thread, or packing the rows does not pay */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
 #define WIDE_ROWS 128             /* rows of a problem, on average, up to which weights stay in place */
@@ -67,17 +71,31 @@ static const char *row_at(const job *j, const problem *p, int64_t r)
     return p->a + (size_t)(r * j->a->lda) * j->el;
 }
 
-/* Rows of A for a problem into scratch, widened or as pairs. */
-static void place_rows(const job *j, const problem *p, float *x, int64_t kp, uint32_t *pairs)
+/* Rows of A for a problem into scratch: as the block's kernel wants them, and widened where that leaves ragged
+ * ends to another. */
+static void place_rows(const job *j, const problem *p, const fmi_thin_block *b, float *x, uint32_t *pairs,
+                       float *lines)
 {
     const fm_gemm_args *a = j->a;
-    for (int64_t r = 0; r < p->m && (!pairs || a->n % 16); r++)
-        j->kern.widen(x + r * kp, kp, row_at(j, p, r), a->k);
+    bool other = (pairs || lines) && a->n % 16 == 0;
+    for (int64_t r = 0; r < p->m && !other; r++) j->kern.widen(x + r * b->kp, b->kp, row_at(j, p, r), a->k);
+    for (int64_t r = 0; r < p->m && lines; r++) j->kern.spread(lines, b->m, (int)r, row_at(j, p, r), a->k);
     for (int64_t r = 0; r < p->m && pairs; r++) {
         const char *row = row_at(j, p, r);
         uint32_t *to = pairs + r;
         for (int64_t t = 0; t < a->k / 2; t++, to += p->m) memcpy(to, row + 4 * t, 4);
     }
+}
+
+/* Floats of m rows of A as lines, which the sums follow; 0: not for this weight, or a batch of rows leaves L1. */
+static size_t lines_of(const job *j, int64_t m)
+{
+    int64_t k = j->a->k, steps = k / 32, repeats = 16;
+    bool whole = j->a->kind == FM_GEMM_NT && k % 32 == 0 && j->a->ldb == k;
+    if (!j->kern.nt_lines || !whole || m > j->kern.lines_rows) return 0;
+    while (steps % repeats) repeats /= 2;
+    int64_t n = k * (16 / repeats);
+    return n * (m < 4 ? m : 4) <= LINES_FLOATS ? (size_t)(m * n) : 0;
 }
 
 /* Of one block of m rows: reading the weight is worth as much as four tiles of rows. */
@@ -120,6 +138,14 @@ static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, con
     if (b.stream) _mm_sfence();
 }
 
+/* Asks for the first block of a share, which no block before it asked for, or for its beginning. */
+static void ask_first(const job *j, const char *w, int64_t u, int64_t stride, int64_t most)
+{
+    int64_t rows = j->a->n - u * j->lanes, bytes = (rows < j->lanes ? rows : j->lanes) * stride;
+    w += u * j->lanes * stride;
+    for (int64_t i = 0; i < bytes && i < most; i += 64) _mm_prefetch(w + i, _MM_HINT_T1);
+}
+
 /* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
 static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next,
                         char *scratch)
@@ -138,15 +164,26 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
     uint32_t *pairs = NULL;
     if (kern->pairs && nt && a->k % 32 == 0)
         pairs = (uint32_t *)(void *)(scratch + X_BYTES / 3 * 2 / 64 * 64);
-    place_rows(j, p, x, kp, pairs);
+    float *lines = (float *)(void *)(scratch + LINES_AT);
+    size_t n_lines = lines_of(j, p->m);
+    if (!n_lines) lines = NULL;
+    place_rows(j, p, &b, x, pairs, lines);
     b.x = x;
     b.pairs = pairs;
+    b.lines = lines;
+    b.sums = lines ? lines + n_lines : NULL;
+    b.after = next;
+    if (nt && !pairs)
+        ask_first(j, p->b, u0, stride, lines ? FIRST_LINES : FIRST_BYTES);
     for (int64_t u = u0; u < u1; u++) {
         int64_t at = u * j->lanes;
         b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
         b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
         b.ahead = !nt ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
-        if (nt)
+        b.left = ((u1 < j->blocks ? u1 * j->lanes : a->n) - at) * stride;
+        if (lines && b.lanes == j->lanes)
+            kern->nt_lines(&b);
+        else if (nt)
             kern->nt(&b);
         else
             kern->nn(&b);
