@@ -7,6 +7,7 @@
 
 #include "io/safetensors.h"
 #include "model/model.h"
+#include "ops/exec_internal.h"
 
 static const char *const variants[] = {"v3",     "v3-yarn", "v3-noqlora-tied-shapes",
                                        "v3-mtp", "v3-fp8",  "v2-lite", "v2"};
@@ -126,6 +127,57 @@ static double error_of(const char *variant, const char *disturbed, double *limit
     return error;
 }
 
+/* What the router of a layer reads, and how many expert layers read the same. */
+static struct {
+    fm_status (*gemm)(const fm_kernel_ctx *k, const fm_gemm_args *a);
+    fm_status (*gated)(const fm_kernel_ctx *k, const fm_gated_args *g);
+    int experts, routers, same;
+    const void *read;
+} spy;
+
+static fm_status spy_gemm(const fm_kernel_ctx *k, const fm_gemm_args *a)
+{
+    if (a->kind == FM_GEMM_NT && a->n == spy.experts && !a->offsets) {
+        assert_int_equal(a->dt, FM_DTYPE_BF16);
+        assert_int_equal(a->dtc, FM_DTYPE_F32);
+        spy.read = a->a;
+        spy.routers++;
+    }
+    return spy.gemm(k, a);
+}
+
+static fm_status spy_gated(const fm_kernel_ctx *k, const fm_gated_args *g)
+{
+    if (g->groups > 0) spy.same += g->x == spy.read;
+    return spy.gated(k, g);
+}
+
+/* Numerics 4: the router of a bf16 model reads the rounded rows that the experts read. */
+static void router_reads_what_experts_read(void **state)
+{
+    (void)state;
+    fm_exec *x = NULL;
+    fm_model *m = NULL;
+    fm_model_opts o = {.precision = FM_DTYPE_BF16};
+    fm_logits_opts lo = {.chunk = 0};
+    char out[128];
+    int32_t ids[40];
+    for (int i = 0; i < 40; i++) ids[i] = i;
+    snprintf(out, sizeof out, "%s/router.safetensors", test_dir());
+    OK(fm_context_open("cpu", NULL, 1, &x, &ok_err));
+    spy.gemm = x->ops.gemm;
+    spy.gated = x->ops.gated;
+    x->ops.gemm = spy_gemm;
+    x->ops.gated = spy_gated;
+    OK(fm_model_open(x, "tests/data/reference/v3", &o, &m, &ok_err));
+    spy.experts = m->cfg.n_routed_experts;
+    OK(fm_model_logits(m, ids, 1, 40, &lo, out, &ok_err));
+    assert_int_equal(spy.routers, m->cfg.num_hidden_layers - m->cfg.first_k_dense_replace);
+    assert_int_equal(spy.same, spy.routers);
+    fm_model_close(m);
+    fm_context_close(x);
+}
+
 static void logits_within_the_limit(void **state)
 {
     (void)state;
@@ -161,6 +213,7 @@ static int clean_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(router_reads_what_experts_read),
         cmocka_unit_test(logits_within_the_limit),
         cmocka_unit_test(a_disturbed_matrix_is_noticed),
     };

@@ -231,7 +231,9 @@ static void test_combine(void **state)
     kh *h = *state;
     EACH_SHAPE(h, T, D, dt)
     {
-        for (int K = 1; K <= 8; K += K == 3 ? 1 : 2) {
+        for (int round = 0; round < 5 * 6; round++) {
+            static const int choices[] = {1, 3, 4, 6, 8};
+            int K = choices[round / 6], v = round % 6;
             fm_moe_combine_args a = {.T = T, .D = D, .K = K, .dt = dt};
             a.y = kh_in(h, T * K * D, dt, 1);
             int32_t *row = kh_ints(h, T * K, 1);
@@ -243,10 +245,11 @@ static void test_combine(void **state)
                 row[j] = t;
             }
             a.slot_row = row;
-            if (K != 3) a.shared = kh_in(h, T * D, dt, 1);
-            if (K != 6) a.extra = kh_in(h, T * D, dt, 1);
+            /* No base with all terms (backward), a base of its own (forward), x itself; each without some. */
+            if (v != 3 && v != 4) a.shared = kh_in(h, T * D, dt, 1);
+            if (v == 0 || v == 2 || v == 4) a.extra = kh_in(h, T * D, dt, 1);
             a.x = kh_values(h, T * D, F32, 1, true);
-            if (K > 1) a.base = K == 3 ? kh_in(h, T * D, F32, 1) : a.x;
+            if (v % 3) a.base = v % 3 == 1 ? kh_in(h, T * D, F32, 1) : a.x;
             KH_CHECK(h, moe_combine, &a);
         }
     }
@@ -506,7 +509,7 @@ static void check_route(kh *h, int E, int K, int groups, int v)
         for (int r = 0, first = kh_below(h, E); r < K; r++) expert[t * K + r] = (first + r) % E;
     b.expert = expert;
     if (v) b.balance_f = kh_in(h, T / L * E, F32, 1);
-    b.dt = v & 1 ? BF16 : F32;
+    b.dt = v >= 3 ? BF16 : F32; /* each with both scorings */
     b.dz = kh_out(h, T * E, fm_dtype_bytes(b.dt));
     KH_CHECK(h, route_bwd, &b);
 

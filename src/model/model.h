@@ -14,7 +14,7 @@ typedef enum fm_param_kind {
     FM_PARAM_EMBED,       /* model.embed_tokens.weight: A, AdamW, decay  */
     FM_PARAM_HEAD,        /* lm_head.weight: A, AdamW, decay              */
     FM_PARAM_ROUTER,      /* mlp.gate.weight: A, AdamW, decay */
-    FM_PARAM_NORM,        /* F (rounded likewise), AdamW, no decay        */
+    FM_PARAM_NORM,        /* F (bf16 values in a bf16 model), AdamW, no decay */
     FM_PARAM_ROUTER_BIAS  /* e_score_correction_bias: F, never rounded, no gradient */
 } fm_param_kind;
 

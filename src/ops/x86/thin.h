@@ -36,8 +36,9 @@ typedef struct fmi_thin_block {
 typedef struct fmi_thin_kern {
     void (*nt)(const fmi_thin_block *b);
     void (*nn)(const fmi_thin_block *b);
-    /* NT for a weight without gaps between its rows, k a multiple of 32, or NULL. spread puts row r of the m rows of A
-     * into x[lcm(k / 32, 16) * 32 * m] in the order that it reads. Up to lines_rows rows it is the faster one. */
+    /* NT for a weight without gaps between its rows, k a multiple of 32, or NULL. spread puts row r
+     * of the m rows of A into x[lcm(k / 32, 16) * 32 * m] in the order that it reads. Up to
+     * lines_rows rows it is the faster one. */
     void (*nt_lines)(const fmi_thin_block *b);
     int lines_rows;
     void (*spread)(float *x, int m, int r, const void *row, int64_t k);

@@ -71,8 +71,8 @@ static const char *row_at(const job *j, const problem *p, int64_t r)
     return p->a + (size_t)(r * j->a->lda) * j->el;
 }
 
-/* Rows of A for a problem into scratch: as the block's kernel wants them, and widened where that leaves ragged
- * ends to another. */
+/* Rows of A for a problem into scratch: as the block's kernel wants them, and widened where that
+ * leaves ragged ends to another. */
 static void place_rows(const job *j, const problem *p, const fmi_thin_block *b, float *x, uint32_t *pairs,
                        float *lines)
 {
@@ -87,7 +87,8 @@ static void place_rows(const job *j, const problem *p, const fmi_thin_block *b, 
     }
 }
 
-/* Floats of m rows of A as lines, which the sums follow; 0: not for this weight, or a batch of rows leaves L1. */
+/* Floats of m rows of A as lines, which the sums follow; 0: not for this weight, or a batch of rows
+ * leaves L1. */
 static size_t lines_of(const job *j, int64_t m)
 {
     int64_t k = j->a->k, steps = k / 32, repeats = 16;
