@@ -1,7 +1,7 @@
 /* Training steps of several builds of this library in one process, in turn.
  *
  *   compare_steps [--threads N] [--rows N] [--steps N] [--preset P] [--mtp] [--muon] [--dense]
- * OLD.so NEW.so...
+ *                 [--f32] [--isa LEVEL] OLD.so NEW.so...
  *
  * A build is the shared object of a tree (make build/libfathom.so.VERSION). Each trains the same
  * model on the same random documents; step by step they take turns, so that the machine's minutes
@@ -40,8 +40,8 @@ typedef struct build {
 
 typedef struct options {
     int threads, rows, steps;
-    bool mtp, muon, dense;
-    const char *preset;
+    bool mtp, muon, dense, f32;
+    const char *preset, *isa; /* isa NULL: the highest */
 } options;
 
 static double now(void)
@@ -88,7 +88,12 @@ static fm_status start(build *b, const options *o, fm_err *err)
         fprintf(stderr, "compare_steps: %s\n", dlerror());
         exit(1);
     }
-    fm_exec_opts eo = {.device = "cpu", .threads = o->threads, .isa_max = -1, .profile = true};
+    int isa = o->isa ? FROM(b, fm_isa_parse)(o->isa) : -1;
+    if (o->isa && isa < 0) {
+        fprintf(stderr, "compare_steps: no instruction set %s\n", o->isa);
+        exit(2);
+    }
+    fm_exec_opts eo = {.device = "cpu", .threads = o->threads, .isa_max = isa, .profile = true};
     fmi_step_opts so = {
         .rows_max = o->rows, .micro_rows = 4096 / ROW, .T = ROW, .mtp = o->mtp, .muon = o->muon};
     fm_status st = FROM(b, fm_exec_open)(&eo, &b->x, err);
@@ -99,7 +104,9 @@ static fm_status start(build *b, const options *o, fm_err *err)
     }
     if (!o->mtp) b->c.num_nextn_predict_layers = 0;
     if (o->dense) b->c.n_routed_experts = 0;
-    if (!st) st = FROM(b, fmi_model_new)(b->x, &b->c, FM_DTYPE_BF16, false, &b->m, err);
+    if (!st)
+        st = FROM(b, fmi_model_new)(b->x, &b->c, o->f32 ? FM_DTYPE_F32 : FM_DTYPE_BF16, false,
+                                    &b->m, err);
     if (!st) st = FROM(b, fmi_model_init)(b->m, 1, err);
     if (!st) st = FROM(b, fmi_stepper_new)(b->m, &so, &b->t, err);
     FROM(b, fmi_settings_default)(&b->s);
@@ -168,8 +175,9 @@ static void report(const build *first, const build *b, const options *o)
 
 static int usage(FILE *f, int rc)
 {
-    fputs("usage: compare_steps [--threads N] [--rows N] [--steps N] [--preset P] [--mtp] [--muon] [--dense] "
-          "OLD.so NEW.so...\n",
+    fputs("usage: compare_steps [--threads N] [--rows N] [--steps N] [--preset P] [--mtp] [--muon] "
+          "[--dense]\n"
+          "                     [--f32] [--isa LEVEL] OLD.so NEW.so...\n",
           f);
     return rc;
 }
@@ -177,7 +185,7 @@ static int usage(FILE *f, int rc)
 int main(int argc, char **argv)
 {
     static build b[BUILDS_MAX];
-    options o = {2, 8, 20, false, false, false, "nano"};
+    options o = {.threads = 2, .rows = 8, .steps = 20, .preset = "nano"};
     int n = 0;
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i], *next = i + 1 < argc ? argv[i + 1] : "";
@@ -185,6 +193,8 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--mtp")) o.mtp = true;
         else if (!strcmp(a, "--muon")) o.muon = true;
         else if (!strcmp(a, "--dense")) o.dense = true;
+        else if (!strcmp(a, "--f32")) o.f32 = true;
+        else if (!strcmp(a, "--isa")) o.isa = next, i++;
         else if (!strcmp(a, "--threads")) o.threads = atoi(next), i++;
         else if (!strcmp(a, "--rows")) o.rows = atoi(next), i++;
         else if (!strcmp(a, "--steps")) o.steps = atoi(next), i++;

@@ -74,6 +74,12 @@ static call_plan plan(const gemm_bench *b, const product *p, fm_gemm_kind kind, 
     c.bytes_b = padded(nb, dt);
     c.bytes_c = padded(nc, c.a.dtc);
     c.bytes = c.bytes_a + c.bytes_b + c.bytes_c;
+    /* Experts that no row has chosen are not read, nor their gradients written. */
+    int64_t live = rows < G ? rows : G;
+    if (kind == FM_GEMM_TN)
+        nc = nc / G * live;
+    else
+        nb = nb / G * live;
     c.ops = 2.0 * (double)rows * (double)p->n * (double)p->k;
     c.moved = (double)(na + nb) * (double)fm_dtype_bytes(dt) +
               (c.a.accumulate ? 2 : 1) * (double)nc * (double)fm_dtype_bytes(c.a.dtc);

@@ -113,7 +113,8 @@ static void plan_blocks(problem *q, const drive *d)
     q->piece = q->chunked ? FMI_GEMM_CHUNK : q->stepped ? step : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
     if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
     q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
-    int64_t want = 4 * (int64_t)d->ctx->n_threads, most = fmi_ceil_div(q->n_r, kern->block_unit);
+    int64_t want = fmi_ceil_div(4 * (int64_t)d->ctx->n_threads, d->n_problems),
+            most = fmi_ceil_div(q->n_r, kern->block_unit);
     q->n_blocks = fmi_ceil_div(q->n_r, kern->block);
     if (q->n_blocks < want) q->n_blocks = most < want ? most : want;
     q->block = round_up(fmi_ceil_div(q->n_r, q->n_blocks), kern->block_unit);
@@ -179,6 +180,16 @@ static void plan_problem(problem *q, const drive *d, int i)
     plan_blocks(q, d);
 }
 
+/* Asks for rows of memory t .. t+n-1 of an operand that lies across, columns first .. end-1 of them. */
+static void ask_rows(const fmi_gemm_view *v, int64_t t, int64_t n, int64_t first, int64_t end)
+{
+    int64_t el = v->bf16 ? 2 : 4;
+    for (int64_t i = t; i < t + n; i++) {
+        const char *row = (const char *)v->p + (i * v->ld + first) * el;
+        for (int64_t b = 0; b < (end - first) * el; b += 64) _mm_prefetch(row + b, _MM_HINT_T1);
+    }
+}
+
 /* Packs a group for k0 .. k0+k-1. An operand that lies across is walked 32 rows of memory at a time
  * over all panels, so that memory is read in runs and not one line a row. */
 static void pack_group(const worker *w, const problem *q, int64_t group, int64_t k0, int64_t k)
@@ -191,8 +202,13 @@ static void pack_group(const worker *w, const problem *q, int64_t group, int64_t
     for (int64_t t = 0; t < k; t += slab) {
         int64_t kn = k - t < slab ? k - t : slab;
         char *dst = w->panels + t * el;
+        int64_t left = k - t - kn < slab ? k - t - kn : slab, asked = 0; /* of the next rows of memory */
+        int64_t each = fmi_ceil_div(left * kern->panel, end - first);
         for (int64_t row = first; row < end; row += kern->panel, dst += bytes) {
             int rows = (int)(end - row < kern->panel ? end - row : kern->panel);
+            int64_t n = left - asked < each ? left - asked : each;
+            if (q->p.across && !kern->tiles) ask_rows(&q->p, k0 + t + kn + asked, n, first, end);
+            asked += n;
             kern->pack(dst, &q->p, row, rows, k0 + t, kn);
         }
     }
