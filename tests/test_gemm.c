@@ -120,6 +120,7 @@ typedef struct gemm_case {
 #define S FM_DTYPE_F32
 
 static const int few[] = { 0, 3, 1, 0, 0, 17, 2, 0, -1 };
+static const int fewer[] = { 0, 3, 1, 0, 16, 2, 0, -1 };
 static const int dozens[] = { 17, 2, 0, 40, 65, 16, 130, -1 };
 static const int many[] = { 40, 0, 129, 33, -1 };
 static const int tokens[] = { 1030, 0, 1, 31, 2050, -1 };
@@ -185,6 +186,9 @@ static const gemm_case cases[] = {
     { TN, S, S, 24, 16, 40, 0, 3, 0, true, 2, NULL, "batch" },
     { NT, H, H, 0, 128, 256, 0, 0, 0, false, 1, few, "experts in decode" },
     { NT, H, S, 0, 33, 70, 2, 1, 3, true, 1, few, "experts, ragged" },
+    { NT, H, S, 0, 72, 256, 0, 0, 0, false, 1, fewer, "experts in decode by lines" },
+    { NT, H, S, 1, 48, 768, 0, 0, 0, false, 1, NULL, "24 steps" },
+    { NT, H, S, 1, 48, 640, 0, 0, 0, false, 1, NULL, "20 steps" },
     { NN, H, S, 0, 48, 128, 0, 0, 0, false, 1, many, "experts backward" },
     { NN, S, S, 0, 48, 128, 0, 1, 0, true, 1, many, "experts backward" },
     { NT, S, S, 0, 20, 30, 0, 0, 0, false, 1, few, "experts f32" },

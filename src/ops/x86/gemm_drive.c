@@ -37,7 +37,7 @@ typedef struct drive {
     const fm_kernel_ctx *ctx;
     const fm_gemm_args *a;
     const fmi_gemm_kern *kern;
-    int n_problems;
+    int n_problems, n_live;     /* live: with rows */
     int64_t total_cost, least;  /* least: cost of a share that a thread takes, at least */
     fmi_pool_pieces taken;
 } drive;
@@ -113,7 +113,7 @@ static void plan_blocks(problem *q, const drive *d)
     q->piece = q->chunked ? FMI_GEMM_CHUNK : q->stepped ? step : (int64_t)PANELS_MAX / k_bytes / 32 * 32;
     if (q->piece > q->k) q->piece = q->k > 0 ? q->k : 1;
     q->n_pieces = q->k > 0 ? (q->k + q->piece - 1) / q->piece : 1;
-    int64_t want = fmi_ceil_div(4 * (int64_t)d->ctx->n_threads, d->n_problems),
+    int64_t want = fmi_ceil_div(4 * (int64_t)d->ctx->n_threads, d->n_live),
             most = fmi_ceil_div(q->n_r, kern->block_unit);
     q->n_blocks = fmi_ceil_div(q->n_r, kern->block);
     if (q->n_blocks < want) q->n_blocks = most < want ? most : want;
@@ -453,6 +453,8 @@ fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const 
     d.n_problems = a->offsets ? a->groups : a->batch > 0 ? a->batch : 1;
     FM_ASSERT(PANELS_MAX + sizeof(float) * FMI_GEMM_BLOCK_MAX * 2 * (ACC_LD + FMI_GEMM_PANEL_MAX)
               + kern->rows_bytes <= ctx->scratch_bytes);
+    for (int i = 0; i < d.n_problems; i++) d.n_live += !a->offsets || a->offsets[i + 1] > a->offsets[i];
+    if (d.n_live == 0) d.n_live = 1;
     for (int i = 0; i < d.n_problems; i++) {
         problem q;
         plan_problem(&q, &d, i);

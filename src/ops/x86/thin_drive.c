@@ -77,8 +77,8 @@ static void place_rows(const job *j, const problem *p, const fmi_thin_block *b, 
                        float *lines)
 {
     const fm_gemm_args *a = j->a;
-    bool other = (pairs || lines) && a->n % 16 == 0;
-    for (int64_t r = 0; r < p->m && !other; r++) j->kern.widen(x + r * b->kp, b->kp, row_at(j, p, r), a->k);
+    bool whole = (pairs || lines) && a->n % 16 == 0;
+    for (int64_t r = 0; r < p->m && !whole; r++) j->kern.widen(x + r * b->kp, b->kp, row_at(j, p, r), a->k);
     for (int64_t r = 0; r < p->m && lines; r++) j->kern.spread(lines, b->m, (int)r, row_at(j, p, r), a->k);
     for (int64_t r = 0; r < p->m && pairs; r++) {
         const char *row = row_at(j, p, r);
