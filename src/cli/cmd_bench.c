@@ -164,12 +164,12 @@ int cmd_bench(int argc, char **argv)
         "bench",
         "machine|gemm|train|decode|prefill [options]",
         "machine: the ceilings of this processor, measured, on one thread and on all.\n"
-        "gemm: the products of a training step, operands cold and in L2, as a share of the\n"
+        "gemm: the products of a training step, operands cold and in L2, as a share of the "
         "larger floor: operations or bytes.\n"
-        "train: whole training steps without and with the MTP module, as a share of the\n"
+        "train: whole training steps without and with the MTP module, as a share of the "
         "arithmetic ceiling; learned routing, random documents of 64..512 tokens.\n"
-        "decode: steps of one or a few rows over a cache, as a share of reading the weights and\n"
-        "the cache once. prefill: prompts, as a share of the arithmetic ceiling.",
+        "decode: steps of one or a few rows over a cache, as a share of reading the weights and "
+        "the cache once.\nprefill: prompts, as a share of the arithmetic ceiling.",
         options,
         CLI_COUNT(options),
         1};

@@ -249,8 +249,8 @@ int cmd_demo(int argc, char **argv)
     const cli_command c = {
         "demo",
         "[options]",
-        "Trains a small model of DeepSeek-V3's architecture on the shipped stories, from the\n"
-        "tokenizer on, prints one prompt's continuation at 1, 10, 50 and 100 percent, loads the\n"
+        "Trains a small model of DeepSeek-V3's architecture on the shipped stories, from the "
+        "tokenizer on, prints one prompt's continuation at 1, 10, 50 and 100 percent, loads the "
         "checkpoint again and tells a story. Ctrl-C saves; fathom resume goes on.",
         options,
         CLI_COUNT(options),

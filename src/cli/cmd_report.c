@@ -16,7 +16,7 @@ int cmd_report(int argc, char **argv)
     const cli_command c = {
         "report",
         "RUN... [--out FILE.html]",
-        "Writes one page: curves of the runs laid over each other, balance per layer, samples,\n"
+        "Writes one page: curves of the runs laid over each other, balance per layer, samples, "
         "settings that differ. A run is a directory made by pretrain or demo.",
         options,
         CLI_COUNT(options),

@@ -9,7 +9,15 @@
 #ifndef FM_OPS_X86_GEMM_X86_H
 #define FM_OPS_X86_GEMM_X86_H
 
+#include <xmmintrin.h>
+
 #include "ops/ops.h"
+
+/* Asks for the line `bytes` past p, which may lie past the array, into L1. */
+static inline void fmi_ask(const void *p, int64_t bytes)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + (uintptr_t)bytes), _MM_HINT_T0);
+}
 
 enum {
     FMI_GEMM_BLOCK_MAX = 96,   /* rows of R in a block, at most       */

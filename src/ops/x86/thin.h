@@ -62,6 +62,7 @@ fm_status fmi_gated_avx512(const fm_kernel_ctx *ctx, const fm_gated_args *g);
 extern const fmi_thin_kern fmi_thin_bf16_avx2, fmi_thin_f32_avx2;
 extern const fmi_thin_kern fmi_thin_bf16_avx512, fmi_thin_f32_avx512;
 void fmi_thin_lines_avx2(const fmi_thin_block *b);
+void fmi_thin_turn_avx512(const fmi_thin_block *b);
 void fmi_thin_spread_avx2(float *x, int m, int r, const void *row, int64_t k);
 void fmi_thin_amx(fmi_thin_kern *k); /* bf16: the AVX-512 ones, NT on tiles */
 

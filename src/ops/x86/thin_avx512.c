@@ -6,7 +6,14 @@
 
 #include "ops/x86/thin_vec.inc"
 
-const fmi_thin_kern fmi_thin_bf16_avx512 = {.nt = nt_bf16,
+static void nt_turned(const fmi_thin_block *b)
+{
+    bool whole = b->lanes == FMI_THIN_LANES_NT && b->k % 32 == 0;
+    if (whole && (b->m == 3 || b->m == 4)) fmi_thin_turn_avx512(b);
+    else nt_bf16(b);
+}
+
+const fmi_thin_kern fmi_thin_bf16_avx512 = {.nt = nt_turned,
                                             .nn = nn_bf16,
                                             .nt_lines = fmi_thin_lines_avx2,
                                             .lines_rows = 2,

@@ -100,8 +100,9 @@ INLINE void group(const char *w, const char *ask, const float *x, float *sums, i
 /* What lies `bytes` behind the block's first line, or as far into what is read after the share. */
 INLINE const char *ahead(const fmi_thin_block *b, int64_t bytes)
 {
-    const char *after = b->after ? b->after - b->left : b->w - bytes;
-    return (bytes < b->left ? b->w : after) + bytes;
+    const char *from = bytes < b->left ? b->w : b->after;
+    uintptr_t at = (uintptr_t)from + (uintptr_t)(bytes < b->left ? bytes : bytes - b->left);
+    return from ? (const char *)at : b->w;
 }
 
 /* The whole block for a batch of rows; asks with the first batch. */
