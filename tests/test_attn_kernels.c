@@ -272,6 +272,13 @@ static void test_latent(void **state)
     static const latent_row ends[] = {{0, 1}, {1, 33}, {2, 1087}, {3, 1088}, {0, 97}};
     check_latent(h, &row, deep, 1, FM_DTYPE_BF16);
     check_latent(h, &row, ends, 5, FM_DTYPE_BF16);
+    for (int i = 0; i < 6; i++) chunk[i] = (latent_row){1, 1 + i};
+    for (int n = 2; n <= 6; n++) { /* drafts under verification: 32, 48, 64 lanes */
+        check_latent(h, &row, chunk, n, FM_DTYPE_BF16);
+        check_latent(h, &row, chunk, n, FM_DTYPE_F32);
+    }
+    for (int i = 0; i < 6; i++) chunk[i] = (latent_row){2, 700 + i};
+    for (int n = 2; n <= 6; n++) check_latent(h, &row, chunk, n, FM_DTYPE_BF16);
     size_t whole = FM_SCRATCH_BYTES; /* from too little through rounds of two segments to all at once */
     for (int i = 0; i < 20; i++) {
         size_t bytes = i < 7 ? 72000 + 3000 * (size_t)i : 100000 + 12000 * (size_t)(i - 7);
@@ -279,6 +286,21 @@ static void test_latent(void **state)
         check_latent(h, i < 7 ? &all_dims[1] : &row, deep, 1, FM_DTYPE_BF16);
     }
     for (int t = 0; t < KH_THREADS; t++) h->k[t].scratch_bytes = whole;
+}
+
+/* Every number of lanes and its multiples, since scratch is carved by it. */
+static void test_latent_lanes(void **state)
+{
+    kh *h = *state;
+    static const int heads[] = {1, 3, 4, 8, 12, 16, 17, 20, 24, 33, 40, 48, 64};
+    latent_row rows[12];
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        for (int T = 1; T <= 12; T++) {
+            dims d = {heads[i], 8, 32, 8, 32 << (T % 3)};
+            for (int t = 0; t < T; t++) rows[t] = (latent_row){T % 4, (T % 2 ? 60 : 508) + t};
+            h->shift = (size_t)T % 2 * 2;
+            check_latent(h, &d, rows, T, FM_DTYPE_BF16);
+        }
 }
 
 int main(void)
@@ -290,6 +312,7 @@ int main(void)
         cmocka_unit_test(test_attn_bwd),
         cmocka_unit_test(test_attn_bwd_long),
         cmocka_unit_test(test_latent),
+        cmocka_unit_test(test_latent_lanes),
     };
     return cmocka_run_group_tests(tests, kh_setup, kh_teardown);
 }

@@ -170,6 +170,8 @@ static const gemm_case cases[] = {
     { NT, H, H, 3, 56, 2816, 3, 0, 5, true, 1, NULL, "three rows, the same, ragged and added" },
     { NT, H, S, 4, 64, 96, 0, 8, 0, false, 2, NULL, "four rows, gaps between rows, batch" },
     { NT, H, S, 3, 32, 32, 0, 0, 0, false, 1, NULL, "three rows, one step" },
+    { NT, H, S, 3, 64, 1024, 0, 0, 0, false, 1, NULL, "three rows, a router" },
+    { NT, H, H, 3, 384, 1024, 0, 0, 0, false, 1, NULL, "three rows, queries" },
     { NT, H, S, 2, 64, 512, 0, 8, 0, false, 1, NULL, "decode, gaps between rows" },
     { NT, H, S, 1, 48, 256, 0, 0, 0, false, 3, NULL, "decode by lines, batch" },
     { NT, S, S, 2, 130, 1030, 0, 0, 0, false, 1, NULL, "decode f32, several k blocks" },
