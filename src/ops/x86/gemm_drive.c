@@ -31,6 +31,8 @@ typedef struct problem {
     int64_t n_units, unit_cost;
     bool chunked;         /* pieces are chains of their own                  */
     bool stepped;         /* one long chain, whose sums wait in C between pieces */
+    bool follows;         /* the rows of the next group follow in memory         */
+    fmi_gemm_view next_p; /* P of the next group where that has its own, or p NULL */
 } problem;
 
 typedef struct drive {
@@ -177,6 +179,12 @@ static void plan_problem(problem *q, const drive *d, int i)
     problem s = *q;
     swap_roles(&s);
     if (!steps(q, d) && role_cost(&s, d) < role_cost(q, d)) *q = s;
+    q->follows = a->offsets && i + 1 < d->n_problems;
+    q->next_p = (fmi_gemm_view){ .p = NULL };
+    if (q->follows && a->kind != FM_GEMM_TN && !q->dst.transposed) {
+        q->next_p = q->p;
+        q->next_p.p = a->table[i + 1];
+    }
     plan_blocks(q, d);
 }
 
@@ -192,7 +200,7 @@ static void ask_rows(const fmi_gemm_view *v, int64_t t, int64_t n, int64_t first
 
 /* Packs a group for k0 .. k0+k-1. An operand that lies across is walked 32 rows of memory at a time
  * over all panels, so that memory is read in runs and not one line a row. */
-static void pack_group(const worker *w, const problem *q, int64_t group, int64_t k0, int64_t k)
+static void pack_group(const worker *w, char *to, const problem *q, int64_t group, int64_t k0, int64_t k)
 {
     const fmi_gemm_kern *kern = w->d->kern;
     int64_t first = group * q->group_rows, end = first + q->group_rows;
@@ -201,7 +209,7 @@ static void pack_group(const worker *w, const problem *q, int64_t group, int64_t
     if (end > q->n_p) end = q->n_p;
     for (int64_t t = 0; t < k; t += slab) {
         int64_t kn = k - t < slab ? k - t : slab;
-        char *dst = w->panels + t * el;
+        char *dst = to + t * el;
         int64_t left = k - t - kn < slab ? k - t - kn : slab, asked = 0; /* of the next rows of memory */
         int64_t each = fmi_ceil_div(left * kern->panel, end - first);
         for (int64_t row = first; row < end; row += kern->panel, dst += bytes) {
@@ -230,6 +238,31 @@ static void flush(worker *w)
     p->acc = NULL;
 }
 
+/* Rows row .. row+rows-1, k0 .. k0+k-1 of v, to be asked for. */
+static fmi_gemm_later later_part(const fmi_gemm_view *v, int64_t row, int64_t rows, int64_t k0, int64_t k)
+{
+    int64_t el = v->bf16 ? 2 : 4, stride = v->ld * el;
+    uintptr_t p = (uintptr_t)v->p;
+    if (v->across) return fmi_later(p + (uintptr_t)(k0 * stride + row * el), rows * el, stride, k);
+    return fmi_later(p + (uintptr_t)(row * stride + k0 * el), k * el, stride, rows);
+}
+
+/* What run_unit reads after this part of a block: R, and where it is a group's last one, the next one's P. */
+static void next_rows(const problem *q, int64_t row, int rows, int64_t k0, int64_t kb, int64_t k,
+                      int64_t k_block, fmi_gemm_later out[2])
+{
+    int64_t left = k - kb, next = row + q->block, below = q->n_r - next, kn = k < k_block ? k : k_block;
+    if (left > 0) {
+        out[0] = later_part(&q->r, row, rows, k0 + kb, left < k_block ? left : k_block);
+        return;
+    }
+    bool end = below <= 0 && q->next_p.p;
+    out[0] = later_part(&q->r, next, end || below > q->block ? q->block : below, k0, kn);
+    if (!end) return;
+    out[1] = later_part(&q->next_p, 0, q->n_p, 0, q->k);
+    out[0].then = &out[1];
+}
+
 /* One unit over one piece k0 .. k0+k-1; dst: where the unit's first output goes. begins, ends: the
  * chain starts and is complete here. */
 static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t group,
@@ -252,6 +285,12 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
         int64_t n_panels = (p1 - p0 + kern->panel - 1) / kern->panel;
         r.ahead_rows = (int)((32 + n_panels - 1) / n_panels);
         r.touch_bytes = dst->ldc * (dst->bf16 ? 2 : 4);
+        fmi_gemm_later later[2];
+        if (!kern->tiles) {
+            next_rows(q, row, rows, k0, kb + kn, k, kern->k_block, later);
+            r.later = later;
+            r.later_lines = (int)fmi_ceil_div(fmi_later_lines(later), n_panels);
+        }
         for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
             int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
             fmi_gemm_dst c = dst_at(dst, 0, p - p0);
@@ -308,6 +347,110 @@ static fmi_gemm_dst unit_dst(const problem *q, const fmi_gemm_dst *dst, int64_t 
     return dst_at(dst, u % q->n_blocks * q->block, u / q->n_blocks * q->group_rows);
 }
 
+#define SPAN_FLOATS (2 * FMI_GEMM_BLOCK_MAX * ACC_LD) /* acc and sum as one               */
+#define SPAN_K 128                                    /* of a piece; kern->k_block or less */
+
+/* Some blocks of R, a group and a chunk: all of them go through SPAN_K of the chunk before the next SPAN_K,
+ * so that these rows of both operands are read once, in the order of memory, and wait in L2. */
+typedef struct span {
+    const problem *q;
+    int64_t group, b0, b1;   /* blocks of R                        */
+    int64_t k0, k;           /* the chunk                          */
+    int64_t p0, cols, ld;    /* columns of the group; acc's rows   */
+    bool pack;               /* P is not yet packed for this chunk */
+    bool keep;               /* nor is this span the last to use it */
+} span;
+
+/* Where P's piece at kb lies packed: pieces one after the other, or one in place of the other. */
+static char *packed_piece(const worker *w, const span *s, int64_t kb)
+{
+    const fmi_gemm_kern *kern = w->d->kern;
+    if (s->pack && !s->keep) return w->panels;
+    return w->panels + kb * round_up(s->cols, kern->panel) * kern->packed_bytes;
+}
+
+/* What is read after piece kb: more of the chunk, or rows that follow. */
+static void next_piece(const span *s, int64_t kb, int64_t kn, fmi_gemm_later out[2])
+{
+    const problem *q = s->q;
+    int64_t t = s->k0 + kb + kn, n = q->follows ? SPAN_K : q->k - t;
+    if (kb + kn < s->k) n = s->k - kb - kn;
+    if (n > SPAN_K) n = SPAN_K;
+    int64_t r0 = s->b0 * q->block, r1 = s->b1 * q->block < q->n_r ? s->b1 * q->block : q->n_r;
+    out[0] = later_part(&q->r, r0, r1 - r0, t, n);
+    out[1] = later_part(&q->p, s->p0, s->pack || kb + kn >= s->k ? s->cols : 0, t, n);
+    out[0].then = &out[1];
+}
+
+static void span_piece(worker *w, const span *s, const fmi_gemm_dst *dst, int64_t kb, int64_t kn)
+{
+    const problem *q = s->q;
+    const fmi_gemm_kern *kern = w->d->kern;
+    int64_t n_panels = (s->cols + kern->panel - 1) / kern->panel;
+    size_t bytes = (size_t)round_up(kn, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
+    bool last = kb + kn == s->k;
+    fmi_gemm_later later[2];
+    next_piece(s, kb, kn, later);
+    int64_t muls = (s->b1 - s->b0) * n_panels;
+    int each = (int)fmi_ceil_div(fmi_later_lines(later), muls);
+    for (int64_t b = s->b0; b < s->b1; b++) {
+        int64_t row = b * q->block;
+        int rows = (int)(q->n_r - row < q->block ? q->n_r - row : q->block);
+        const char *panel = packed_piece(w, s, kb);
+        float *acc = w->acc + (row - s->b0 * q->block) * s->ld;
+        fmi_gemm_rows r;
+        kern->prepare(&r, w->rows, &q->r, row, rows, s->k0 + kb, kn);
+        r.touch_bytes = dst->ldc * 4;
+        r.later = later;
+        r.later_lines = each;
+        for (int64_t p = 0; p < s->cols; p += kern->panel, panel += bytes) {
+            int cols = (int)(s->cols - p < kern->panel ? s->cols - p : kern->panel);
+            fmi_gemm_dst c = dst_at(dst, row, s->p0 + p);
+            bool more = p + kern->panel < s->cols;
+            if (last)
+                r.touch =
+                    dst_at(dst, more ? row : row + q->block, more ? s->p0 + p + kern->panel : s->p0)
+                        .c;
+            kern->mul(&r, panel, cols, acc + p, s->ld, kb > 0);
+            if (last) kern->store(acc + p, s->ld, rows, cols, &c);
+        }
+    }
+}
+
+/* Units u0 .. u1-1 of a product over tokens, C in f32, on vectors. */
+static void run_spans(worker *w, const problem *q, int64_t u0, int64_t u1)
+{
+    for (int64_t i = 0; i < q->n_pieces; i++) {
+        span s = { .q = q, .k0 = i * q->piece, .pack = true };
+        s.k = q->k - s.k0 < q->piece ? q->k - s.k0 : q->piece;
+        fmi_gemm_dst dst = q->dst;
+        dst.add = dst.add || i > 0;
+        int64_t done;
+        for (int64_t u = u0; u < u1; u += done) {
+            int64_t group = u / q->n_blocks, left = (group + 1) * q->n_blocks - u;
+            s.pack = u == u0 || group != s.group;
+            s.group = group;
+            s.p0 = group * q->group_rows;
+            s.cols = q->n_p - s.p0 < q->group_rows ? q->n_p - s.p0 : q->group_rows;
+            s.ld = round_up(s.cols, w->d->kern->panel) + 16;
+            done = SPAN_FLOATS / (s.ld * q->block);
+            if (done > left) done = left;
+            if (done > u1 - u) done = u1 - u;
+            s.keep = done < left && u + done < u1;
+            s.b0 = u % q->n_blocks;
+            s.b1 = s.b0 + done;
+            int64_t kb = 0;
+            do {
+                int64_t kn = s.k - kb < SPAN_K ? s.k - kb : SPAN_K;
+                if (s.pack) pack_group(w, packed_piece(w, &s, kb), q, group, s.k0 + kb, kn);
+                span_piece(w, &s, &dst, kb, kn);
+                kb += kn;
+            } while (kb < s.k);
+        }
+    }
+    w->packed = -1;
+}
+
 /* Units u0 .. u1-1, piece by piece: each group is packed once a piece. */
 static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
@@ -318,7 +461,7 @@ static void run_by_piece(worker *w, const problem *q, int64_t u0, int64_t u1)
         dst.add = dst.add || i > 0;
         for (int64_t u = u0; u < u1; u++) {
             int64_t group = u / q->n_blocks;
-            if (group != packed) pack_group(w, q, group, k0, k);
+            if (group != packed) pack_group(w, w->panels, q, group, k0, k);
             packed = group;
             fmi_gemm_dst c = unit_dst(q, &dst, u);
             run_unit(w, q, &c, group, u % q->n_blocks, k0, k, true, true);
@@ -335,7 +478,7 @@ static void run_by_step(worker *w, const problem *q, int64_t u0, int64_t u1)
         int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece, packed = -1;
         for (int64_t u = u0; u < u1; u++) {
             fmi_gemm_dst dst = unit_dst(q, &q->dst, u);
-            if (u / q->n_blocks != packed) pack_group(w, q, u / q->n_blocks, k0, k);
+            if (u / q->n_blocks != packed) pack_group(w, w->panels, q, u / q->n_blocks, k0, k);
             packed = u / q->n_blocks;
             run_step(w, q, &dst, u, k0, k, i > 0);
         }
@@ -349,7 +492,7 @@ static void run_by_unit(worker *w, const problem *q, int64_t u0, int64_t u1)
         fmi_gemm_dst dst = unit_dst(q, &q->dst, u);
         for (int64_t i = 0; i < q->n_pieces; i++) {
             int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
-            pack_group(w, q, u / q->n_blocks, k0, k);
+            pack_group(w, w->panels, q, u / q->n_blocks, k0, k);
             run_unit(w, q, &dst, u / q->n_blocks, u % q->n_blocks, k0, k, i == 0,
                      i == q->n_pieces - 1);
         }
@@ -381,7 +524,7 @@ static void run_chunks_bf16(worker *w, const problem *q, int64_t u0, int64_t u1)
         c.add = false;
         for (int64_t i = 0; i < q->n_pieces; i++, sum.add = true) {
             int64_t k0 = i * q->piece, k = q->k - k0 < q->piece ? q->k - k0 : q->piece;
-            pack_group(w, q, group, k0, k);
+            pack_group(w, w->panels, q, group, k0, k);
             run_unit(w, q, &sum, group, block, k0, k, true, true);
             flush(w);
         }
@@ -396,6 +539,7 @@ static void run_chunks_bf16(worker *w, const problem *q, int64_t u0, int64_t u1)
 static void run_problem(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
     if (q->stepped) run_by_step(w, q, u0, u1);
+    else if (q->chunked && !q->dst.bf16 && !w->d->kern->tiles) run_spans(w, q, u0, u1);
     else if (q->n_pieces == 1 || (q->chunked && !q->dst.bf16)) run_by_piece(w, q, u0, u1);
     else if (q->chunked) run_chunks_bf16(w, q, u0, u1);
     else run_by_unit(w, q, u0, u1);

@@ -19,6 +19,42 @@ static inline void fmi_ask(const void *p, int64_t bytes)
     _mm_prefetch((const char *)((uintptr_t)p + (uintptr_t)bytes), _MM_HINT_T0);
 }
 
+/* Memory that later products read: `runs` runs of `bytes`, `stride` apart, asked for line by line
+ * beside the products of now. Addresses may lie past an array. */
+typedef struct fmi_gemm_later {
+    uintptr_t run, at;     /* this run; its next line */
+    int64_t bytes, stride, runs;
+    const struct fmi_gemm_later *then; /* what comes after it, or NULL */
+} fmi_gemm_later;
+
+static inline fmi_gemm_later fmi_later(uintptr_t at, int64_t bytes, int64_t stride, int64_t runs)
+{
+    return (fmi_gemm_later){ at, at & ~(uintptr_t)63, bytes, stride, bytes > 0 && runs > 0 ? runs : 0, NULL };
+}
+
+/* Asks for the next n lines, into L2. */
+static inline void fmi_ask_later(fmi_gemm_later *l, int n)
+{
+    for (; n > 0; n--) {
+        if (l->runs == 0 && l->then) *l = *l->then;
+        if (l->runs == 0) return;
+        _mm_prefetch((const char *)l->at, _MM_HINT_T1);
+        l->at += 64;
+        if (l->at < l->run + (uintptr_t)l->bytes) continue;
+        l->run += (uintptr_t)l->stride;
+        l->at = l->run & ~(uintptr_t)63;
+        l->runs--;
+    }
+}
+
+/* Lines of it and of what comes after, roughly. */
+static inline int64_t fmi_later_lines(const fmi_gemm_later *l)
+{
+    int64_t n = 0;
+    for (; l; l = l->then) n += l->runs * (l->bytes / 64 + 1);
+    return n;
+}
+
 enum {
     FMI_GEMM_BLOCK_MAX = 96,   /* rows of R in a block, at most       */
     FMI_GEMM_PANEL_MAX = 32,   /* rows of P in a panel, at most       */
@@ -51,6 +87,8 @@ typedef struct fmi_gemm_rows {
     int ahead_rows;
     const char *touch;     /* the next 32 rows of C to be written, or NULL             */
     int64_t touch_bytes;   /* between them                                             */
+    fmi_gemm_later *later; /* or NULL: later_lines of it in a mul (vectors)            */
+    int later_lines;
 } fmi_gemm_rows;
 
 /* Where a finished block goes. */
