@@ -263,6 +263,12 @@ static void next_rows(const problem *q, int64_t row, int rows, int64_t k0, int64
     out[0].then = &out[1];
 }
 
+/* C, where mul can add a panel's results to it. */
+static float *add_to(const fmi_gemm_dst *c, bool whole)
+{
+    return whole && c->add && !c->transposed && !c->bf16 ? (float *)(void *)c->c : NULL;
+}
+
 /* One unit over one piece k0 .. k0+k-1; dst: where the unit's first output goes. begins, ends: the
  * chain starts and is complete here. */
 static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64_t group,
@@ -274,7 +280,7 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
     int rows = (int)(q->n_r - row < q->block ? q->n_r - row : q->block);
     size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
     bool whole = begins && ends && k <= kern->k_block;
-    bool plain = !dst->bf16 && !dst->add && !dst->transposed && rows == q->block;
+    bool plain = !dst->bf16 && !dst->add && !dst->transposed && (rows == q->block || !kern->tiles);
     int64_t kb = 0;
     do {
         int64_t kn = k - kb < kern->k_block ? k - kb : kern->k_block;
@@ -290,6 +296,7 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
             next_rows(q, row, rows, k0, kb + kn, k, kern->k_block, later);
             r.later = later;
             r.later_lines = (int)fmi_ceil_div(fmi_later_lines(later), n_panels);
+            r.out_ld = dst->ldc;
         }
         for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
             int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
@@ -297,7 +304,10 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
             bool more = p + kern->panel < p1;
             if (last && more) r.touch = dst_at(dst, 0, p - p0 + kern->panel).c;
             else if (last) r.touch = dst_at(dst, q->block, 0).c;
-            if (whole && plain && cols == kern->panel) {
+            if (!kern->tiles && last) r.out = add_to(&c, cols == kern->panel && k > 0);
+            if (r.out) {
+                kern->mul(&r, panel, cols, w->acc + (p - p0), ACC_LD, load);
+            } else if (whole && plain && cols == kern->panel) {
                 kern->mul(&r, panel, cols, (float *)(void *)c.c, c.ldc, load);
             } else if (whole) {
                 float *tile = w->tile[w->turn];
@@ -401,6 +411,7 @@ static void span_piece(worker *w, const span *s, const fmi_gemm_dst *dst, int64_
         fmi_gemm_rows r;
         kern->prepare(&r, w->rows, &q->r, row, rows, s->k0 + kb, kn);
         r.touch_bytes = dst->ldc * 4;
+        r.out_ld = dst->ldc;
         r.later = later;
         r.later_lines = each;
         for (int64_t p = 0; p < s->cols; p += kern->panel, panel += bytes) {

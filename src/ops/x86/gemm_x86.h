@@ -80,6 +80,8 @@ typedef struct fmi_gemm_rows {
     const char *tail;      /* zero-padded last step, rows of 64 bytes, or NULL (AMX)   */
     int64_t k;             /* elements of k                                            */
     int rows;              /* live rows; the kernel may compute more                   */
+    float *out;            /* what results are added to, instead of acc, or NULL (vectors) */
+    int64_t out_ld;        /* its row length                                           */
     /* What to fetch while multiplying (hints; the kernel may ignore them). */
     const char *ahead;     /* source of the next block, or NULL: per step `ahead_rows` */
     int64_t ahead_bytes;   /* lines this far apart, ahead_step further each step       */
