@@ -337,6 +337,12 @@ static void run_step(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
     const char *panel = w->panels;
     fmi_gemm_rows r;
     kern->prepare(&r, w->rows, &q->r, row, rows, k0, k);
+    int64_t next = row + q->block, below = q->n_r - next;
+    fmi_gemm_later later = later_part(&q->r, next, below < q->block ? below : q->block, k0, k);
+    if (!kern->tiles) {
+        r.later = &later;
+        r.later_lines = (int)fmi_ceil_div(fmi_later_lines(&later) * kern->panel, p1 - p0);
+    }
     for (int64_t p = p0; p < p1; p += kern->panel, panel += bytes) {
         int cols = (int)(p1 - p < kern->panel ? p1 - p : kern->panel);
         fmi_gemm_dst c = dst_at(dst, 0, p - p0);
