@@ -104,6 +104,25 @@ static bool steps(const problem *q, const drive *d)
            q->n_r >= 4 * d->kern->block_unit && q->n_p >= 2 * d->kern->panel;
 }
 
+/* Rows of a block with which the largest share of n rows, whole blocks, takes the least time, in
+ * times of a row: rows that do not fill a unit have too few chains to keep the multipliers busy,
+ * and each block costs. */
+static int64_t even_block(int64_t n, int threads, const fmi_gemm_kern *kern)
+{
+    bool reused = kern->block > kern->block_unit; /* else a block is two units of a kernel with two chains */
+    int64_t unit = reused ? kern->block_unit : kern->block_unit / 2, rest_least = reused ? 4 : 2, best = 1;
+    double least = 0;
+    for (int64_t b = 1; b <= kern->block && b <= n; b++) {
+        int64_t blocks = fmi_ceil_div(fmi_ceil_div(n, b), threads), rest = b % unit;
+        if (rest && rest < rest_least) rest = rest_least;
+        double cost = (double)blocks * ((double)(b / unit * unit + rest) + 1.5);
+        if (b > 1 && cost > least) continue;
+        least = cost;
+        best = b;
+    }
+    return best;
+}
+
 /* Pieces, groups of panels and units of a problem whose roles are set. */
 static void plan_blocks(problem *q, const drive *d)
 {
@@ -120,6 +139,9 @@ static void plan_blocks(problem *q, const drive *d)
     q->n_blocks = fmi_ceil_div(q->n_r, kern->block);
     if (q->n_blocks < want) q->n_blocks = most < want ? most : want;
     q->block = round_up(fmi_ceil_div(q->n_r, q->n_blocks), kern->block_unit);
+    /* Over tokens on vectors, threads share the longer side of C, so that least is packed twice. */
+    bool spans = q->chunked && !kern->tiles && !d->a->offsets, by_p = spans && q->n_p > q->n_r;
+    if (spans) q->block = even_block(q->n_r, by_p ? 1 : d->ctx->n_threads, kern);
     q->n_blocks = fmi_ceil_div(q->n_r, q->block);
 
     int64_t piece_k = round_up(q->piece, 32), all = (q->n_p + panel - 1) / panel;
@@ -128,7 +150,8 @@ static void plan_blocks(problem *q, const drive *d)
     if (fit > ACC_COLS / panel) fit = ACC_COLS / panel;
     if (fit < 1) fit = 1;
     int64_t groups = (all + fit - 1) / fit;
-    if (groups * q->n_blocks < want) groups = (want + q->n_blocks - 1) / q->n_blocks;
+    if (by_p) groups = round_up(groups, d->ctx->n_threads);
+    else if (!spans && groups * q->n_blocks < want) groups = (want + q->n_blocks - 1) / q->n_blocks;
     if (groups > all) groups = all;
     int64_t per = groups > 0 ? (all + groups - 1) / groups : 1;
     q->group_rows = per * panel;
@@ -437,6 +460,7 @@ static void span_piece(worker *w, const span *s, const fmi_gemm_dst *dst, int64_
 /* Units u0 .. u1-1 of a product over tokens, C in f32, on vectors. */
 static void run_spans(worker *w, const problem *q, int64_t u0, int64_t u1)
 {
+    bool stays = q->n_pieces == 1 && !w->d->a->offsets; /* P, for the shares to come */
     for (int64_t i = 0; i < q->n_pieces; i++) {
         span s = { .q = q, .k0 = i * q->piece, .pack = true };
         s.k = q->k - s.k0 < q->piece ? q->k - s.k0 : q->piece;
@@ -445,7 +469,7 @@ static void run_spans(worker *w, const problem *q, int64_t u0, int64_t u1)
         int64_t done;
         for (int64_t u = u0; u < u1; u += done) {
             int64_t group = u / q->n_blocks, left = (group + 1) * q->n_blocks - u;
-            s.pack = u == u0 || group != s.group;
+            s.pack = (u == u0 || group != s.group) && !(stays && group == w->packed);
             s.group = group;
             s.p0 = group * q->group_rows;
             s.cols = q->n_p - s.p0 < q->group_rows ? q->n_p - s.p0 : q->group_rows;
@@ -453,7 +477,8 @@ static void run_spans(worker *w, const problem *q, int64_t u0, int64_t u1)
             done = SPAN_FLOATS / (s.ld * q->block);
             if (done > left) done = left;
             if (done > u1 - u) done = u1 - u;
-            s.keep = done < left && u + done < u1;
+            s.keep = stays || (done < left && u + done < u1);
+            w->packed = stays ? group : -1;
             s.b0 = u % q->n_blocks;
             s.b1 = s.b0 + done;
             int64_t kb = 0;
@@ -465,7 +490,6 @@ static void run_spans(worker *w, const problem *q, int64_t u0, int64_t u1)
             } while (kb < s.k);
         }
     }
-    w->packed = -1;
 }
 
 /* Units u0 .. u1-1, piece by piece: each group is packed once a piece. */
