@@ -167,7 +167,7 @@ def main():
     p.add_argument("--preset", default="nano", choices=PRESETS)
     p.add_argument("--fathom", default="build/fathom")
     p.add_argument("--isa")
-    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--rows", type=int, default=32)
     p.add_argument("--seq", type=int, default=512)

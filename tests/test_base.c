@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -140,6 +141,20 @@ static void test_pool_runs_everything_once(void **state)
     fmi_alloc_fail_after(0);
 }
 
+static void test_processors_follow_affinity(void **state)
+{
+    (void)state;
+    cpu_set_t all, one;
+    CPU_ZERO(&one);
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    assert_int_equal(fmi_processors(), CPU_COUNT(&all));
+    for (int i = 0; i < CPU_SETSIZE && !CPU_COUNT(&one); i++)
+        if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(fmi_processors(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+}
+
 static void test_pool_sleeps_and_wakes(void **state)
 {
     (void)state;
@@ -243,6 +258,7 @@ int main(void)
         cmocka_unit_test(test_heap_hooks),
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_pool_runs_everything_once),
+        cmocka_unit_test(test_processors_follow_affinity),
         cmocka_unit_test(test_pool_sleeps_and_wakes),
         cmocka_unit_test(test_shares_cover),
         cmocka_unit_test(test_philox_known_answers),

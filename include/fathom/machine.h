@@ -17,7 +17,7 @@ typedef struct fm_machine {
     char processor[96];        /* as the processor names itself; "unknown" otherwise */
     char features[256];        /* space-separated, of those Fathom cares about       */
     const char *isa;           /* level in use when none is asked for: "scalar", "avx2", "avx512", "amx" */
-    int processors;            /* online */
+    int processors;            /* that this process may use */
     int64_t memory_bytes, memory_available_bytes;
     int64_t l2_bytes, l3_bytes; /* of one processor; 0: unknown */
 } fm_machine;
@@ -36,7 +36,7 @@ typedef struct fm_ceiling {
 
 #define FM_CEILINGS_MAX 16
 
-/* Measures each ceiling on one thread and on `threads` (0: all processors), up to the instruction-set
+/* Measures each ceiling on one thread and on `threads` (0: all this process may use), up to the instruction-set
  * level `isa` (NULL: the best). Takes about `seconds` in all (0: 3 s). *n entries are written.
  * Errors: UNSUPPORTED (unknown isa), NOMEM. */
 fm_status fm_machine_measure(const char *isa, int threads, double seconds, fm_ceiling out[FM_CEILINGS_MAX],

@@ -92,10 +92,11 @@ static void *worker_main(void *arg)
     }
 }
 
-static int cpus_available(void)
+int fmi_processors(void)
 {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set)) return 1;
+    long online = sysconf(_SC_NPROCESSORS_ONLN); /* where there are more than a set holds */
+    if (sched_getaffinity(0, sizeof set, &set)) return online > 0 ? (int)online : 1;
     return CPU_COUNT(&set);
 }
 
@@ -119,7 +120,7 @@ fm_status fmi_pool_new(int n_threads, fmi_pool **out, fm_err *err)
     }
     p->n_threads = n_threads;
     p->workers = workers;
-    p->spin = n_threads <= cpus_available();
+    p->spin = n_threads <= fmi_processors();
     /* Signals belong to the caller's thread. */
     sigset_t all, old;
     sigfillset(&all);

@@ -16,6 +16,9 @@ fm_status fmi_pool_new(int n_threads, fmi_pool **out, fm_err *err);
 void fmi_pool_free(fmi_pool *p);
 int fmi_pool_threads(const fmi_pool *p);
 
+/* Processors that this process may use (its affinity: taskset, cpusets of containers), at least 1. */
+int fmi_processors(void);
+
 /* Runs fn(arg, tid, n_threads) once on every thread (tid 0 is the caller) and waits for all. */
 typedef void (*fmi_pool_fn)(void *arg, int tid, int n_threads);
 void fmi_pool_run(fmi_pool *p, fmi_pool_fn fn, void *arg);

@@ -63,7 +63,7 @@ typedef struct cli_common {
     {"set", CLI_LIST, &(c)->set, "section.key=value", "one setting; may be repeated"}
 #define CLI_OPT_SEED(c) {"seed", CLI_INT, &(c)->seed, "N", "seed of every random choice"}
 #define CLI_OPT_THREADS(c) \
-    {"threads", CLI_INT, &(c)->threads, "N", "processors to use (default: all)"}
+    {"threads", CLI_INT, &(c)->threads, "N", "processors to use (default: all it may use)"}
 #define CLI_OPT_DEVICE(c) {"device", CLI_TEXT, &(c)->device, "cpu", "where the model runs"}
 #define CLI_OPT_PRECISION(c) \
     {"precision", CLI_TEXT, &(c)->precision, "f32|bf16", "arithmetic of the model"}

@@ -63,7 +63,7 @@ static void print_text(const fm_machine *m, const fm_ceiling *c, int n, const pa
                        double disk)
 {
     cli_buf a, b;
-    printf("processor   %s, %d online\n", m->processor, m->processors);
+    printf("processor   %s, %d for this process\n", m->processor, m->processors);
     printf("features    %s\n", m->features[0] ? m->features : "none Fathom uses");
     printf("level       %s (--isa lowers it; the results are the same bits)\n", m->isa);
     printf("memory      %s, %s available\n", cli_bytes((double)m->memory_bytes, &a),

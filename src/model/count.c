@@ -3,8 +3,8 @@
  * section 2.1. */
 #include "model/count.h"
 
-#include <unistd.h>
 
+#include "base/pool.h"
 #include "model/model_build.h"
 
 #define LOGIT_ROWS 64                      /* of a session, as infer/engine.c carves them      */
@@ -181,8 +181,8 @@ int64_t fmi_count_batch_bytes(const fm_config *c, fm_dtype dt, int64_t rows, int
 
 int64_t fmi_count_process_bytes(bool training, int threads, int64_t vocab)
 {
-    long n = threads > 0 ? threads : sysconf(_SC_NPROCESSORS_ONLN);
-    int64_t bytes = PROGRAM_BYTES + (n > 0 ? n : 1) * THREAD_BYTES + vocab * ENTRY_BYTES;
+    int n = threads > 0 ? threads : fmi_processors();
+    int64_t bytes = PROGRAM_BYTES + n * THREAD_BYTES + vocab * ENTRY_BYTES;
     return training ? bytes + STAGING_BYTES : bytes;
 }
 

@@ -5,7 +5,6 @@
 #include "ops/exec_internal.h"
 
 #include <string.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -102,7 +101,7 @@ static fm_status exec_init(fm_exec *x, const fm_exec_opts *opts, fm_err *err)
     if (!strcmp(device, "fence")) dev = &fmi_device_fence;
     if (!dev) return FM_FAIL(err, FM_E_UNSUPPORTED, "device '%s' is neither cpu nor fence", device);
     long threads = opts->threads;
-    if (!threads) threads = sysconf(_SC_NPROCESSORS_ONLN);
+    if (!threads) threads = fmi_processors();
     if (threads < 1 || threads > 4096)
         return FM_FAIL(err, FM_E_RANGE, "%ld threads, expected 1 to 4096", threads);
     if (opts->isa_max < -1 || opts->isa_max > FM_ISA_AMX)

@@ -25,7 +25,7 @@ typedef struct fm_exec fm_exec;
 
 typedef struct fm_exec_opts {
     const char *device; /* "cpu" (NULL too) or "fence" */
-    int threads;        /* 0: one per online processor  */
+    int threads;        /* 0: one per usable processor  */
     int isa_max;        /* fm_isa cap; -1: what the machine has */
     bool profile;       /* collect seconds per operator */
 } fm_exec_opts;

@@ -62,7 +62,7 @@ void fm_machine_describe(fm_machine *m)
                                      wanted[i]);
     }
     m->isa = fm_isa_name(fm_isa_detect());
-    m->processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    m->processors = fmi_processors();
     m->memory_bytes = memory_line("MemTotal");
     m->memory_available_bytes = memory_line("MemAvailable");
     m->l2_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE) > 0 ? sysconf(_SC_LEVEL2_CACHE_SIZE) : 0;
