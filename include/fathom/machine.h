@@ -36,7 +36,7 @@ typedef struct fm_ceiling {
 
 #define FM_CEILINGS_MAX 16
 
-/* Measures each ceiling on one thread and on `threads` (0: all this process may use), up to the instruction-set
+/* Measures each ceiling on one thread and on `threads` (0: all it may use), up to the instruction-set
  * level `isa` (NULL: the best). Takes about `seconds` in all (0: 3 s). *n entries are written.
  * Errors: UNSUPPORTED (unknown isa), NOMEM. */
 fm_status fm_machine_measure(const char *isa, int threads, double seconds, fm_ceiling out[FM_CEILINGS_MAX],
