@@ -451,8 +451,9 @@ static void span_piece(worker *w, const span *s, const fmi_gemm_dst *dst, int64_
                 r.touch =
                     dst_at(dst, more ? row : row + q->block, more ? s->p0 + p + kern->panel : s->p0)
                         .c;
+            r.out = last ? add_to(&c, cols == kern->panel && kn > 0) : NULL;
             kern->mul(&r, panel, cols, acc + p, s->ld, kb > 0);
-            if (last) kern->store(acc + p, s->ld, rows, cols, &c);
+            if (last && !r.out) kern->store(acc + p, s->ld, rows, cols, &c);
         }
     }
 }
