@@ -261,6 +261,8 @@ static void test_latent(void **state)
     check_latent(h, &lanes, chunk, 11, FM_DTYPE_BF16);
     check_latent(h, &lanes, chunk + 6, 1, FM_DTYPE_BF16);
     check_latent(h, &lanes, many, 11, FM_DTYPE_BF16);
+    static const latent_row none[] = {{1, 0}, {1, 19}, {1, 20}}; /* no keys, among units that share a copy */
+    check_latent(h, &lanes, none, 3, FM_DTYPE_BF16);
     dims prompt = {16, 8, 32, 8, 64}; /* more units than share a copy, over the border of a segment */
     for (int i = 0; i < 40; i++) chunk[i] = (latent_row){2, 480 + i};
     check_latent(h, &prompt, chunk, 40, FM_DTYPE_BF16);
