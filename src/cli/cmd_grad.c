@@ -47,7 +47,7 @@ int cmd_grad(int argc, char **argv)
         {"mtp-weight", CLI_REAL, &a.o.mtp_weight, "X", "weight of the MTP loss (default 0.3)"},
         {"seq-balance", CLI_REAL, &a.o.seq_balance, "A",
          "weight of the sequence balance loss (default 0)"},
-        {"recompute", CLI_FLAG, &a.o.recompute, NULL, 
+        {"recompute", CLI_FLAG, &a.o.recompute, NULL,
          "recompute activations in the backward pass; no router.*"},
         CLI_OPT_PRECISION(&a.c),
         CLI_OPT_DEVICE(&a.c),
