@@ -18,7 +18,8 @@
 #define WIDE_BLOCKS 4             /* of 16 columns a thread, or packing the rows does not pay */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
 #define WIDE_ROWS 128             /* rows of a problem, on average, up to which weights stay in place */
-#define SHARES 6                  /* a thread, at most */
+#define SHARES 6                  /* a thread, at most, .. */
+#define SHARE_BYTES 196608.0      /* .. or, of few rows, as many as have so much of the weight */
 #define SHARED_PROBLEMS                                                                            \
     8 /* of many rows, from which on they are shared in more than one part a thread */
 #define STREAM_MIN ((int64_t)1 << 20) /* bytes of an f32 C that no cache keeps for its reader */
@@ -266,11 +267,20 @@ static void thin_thread(void *arg, int tid, int n_threads)
     _mm_setcsr(csr);
 }
 
-/* Each share makes the rows of its problems ready anew, which many rows of few problems do not bear. */
+/* Bytes of the weights that have rows. */
+static double weight_bytes(const job *j)
+{
+    return (double)(j->live * j->blocks) * j->lanes * (double)j->a->k * (double)j->el;
+}
+
+/* Each share makes the rows of its problems ready anew, which many rows of few problems do not bear; but
+ * whoever comes to an end first waits for the other's last share. */
 static int64_t least_share(const job *j)
 {
     int64_t parts = j->m_max > FMI_THIN_ROWS && j->live < SHARED_PROBLEMS ? 1 : SHARES;
-    return j->cost / (parts * j->ctx->n_threads) + 1;
+    int64_t few = j->m_max > FMI_THIN_ROWS ? 0 : (int64_t)(weight_bytes(j) / SHARE_BYTES);
+    parts *= j->ctx->n_threads;
+    return j->cost / (few > parts ? few : parts) + 1;
 }
 
 /* Rows of the largest problem that such a product may have: 16, or, on tiles and with whole tiles of the
@@ -326,8 +336,7 @@ static void run_pass(pass *w)
 {
     w->taken.next = 0;
     const job *j = &w->one;
-    double bytes =
-        (double)(j->live * j->blocks) * j->lanes * (double)j->a->k * (double)j->el * (w->gated ? 2 : 1);
+    double bytes = weight_bytes(j) * (w->gated ? 2 : 1);
     if (bytes < WAKE_BYTES || j->ctx->n_threads == 1)
         thin_thread(w, 0, 1);
     else
