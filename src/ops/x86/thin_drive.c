@@ -14,6 +14,7 @@
 #define WIDE_BYTES ((int64_t)1 << 20) /* of packed rows that stay in L2 */
 #define FIRST_BYTES 65536         /* asked for when a share begins, .. */
 #define FIRST_LINES 8192          /* .. where its weight is read in order */
+#define FIRST_ROWS 64             /* .. or of its columns */
 #define LINES_FLOATS 4096         /* of a batch of rows as lines: half of L1 */
 #define WIDE_BLOCKS 4             /* of 16 columns a thread, or packing the rows does not pay */
 #define WAKE_BYTES 32768          /* a weight smaller than this stays on the calling thread */
@@ -107,7 +108,8 @@ static int64_t block_cost(int64_t m)
 }
 
 /* run_problem for more rows than a narrow tile holds. */
-static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, char *scratch)
+static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next, bool placed,
+                     char *scratch)
 {
     const fm_gemm_args *a = j->a;
     int tiles = (int)((p->m + FMI_WIDE_TILE - 1) / FMI_WIDE_TILE);
@@ -124,7 +126,7 @@ static void run_wide(const job *j, const problem *p, int64_t u0, int64_t u1, con
                         .stream = lines && a->dtc == FM_DTYPE_F32 && 4 * rows * a->n >= STREAM_MIN};
     float *acc = (float *)(void *)(scratch + X_BYTES);
     fmi_wide w = {.acc = {acc, acc + FMI_WIDE_ACC_BYTES / sizeof *acc}};
-    for (int t = 0; t < tiles; t++) {
+    for (int t = 0; t < tiles && !placed; t++) {
         const char *row[FMI_WIDE_TILE];
         int live = (int)(p->m - 16 * t < 16 ? p->m - 16 * t : 16);
         for (int i = 0; i < live; i++) row[i] = row_at(j, p, 16 * t + i);
@@ -148,13 +150,23 @@ static void ask_first(const job *j, const char *w, int64_t u, int64_t stride, in
     for (int64_t i = 0; i < bytes && i < most; i += 64) _mm_prefetch(w + i, _MM_HINT_T1);
 }
 
-/* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL. */
+/* The same for NN, whose blocks are columns: the first rows of them. */
+static void ask_columns(const job *j, const char *w, int64_t u, int64_t stride)
+{
+    int64_t rows = j->a->k < FIRST_ROWS ? j->a->k : FIRST_ROWS, width = j->lanes * (int64_t)j->el;
+    uintptr_t at = (uintptr_t)w + (uintptr_t)(u * width);
+    for (int64_t t = 0; t < rows; t++, at += (uintptr_t)stride)
+        for (int64_t i = 0; i < width; i += 64) _mm_prefetch((const char *)(at + (uintptr_t)i), _MM_HINT_T1);
+}
+
+/* Blocks u0 .. u1-1 of one problem; `next`: the weight after it, or NULL; placed: the call before had the
+ * same rows. */
 static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, const char *next,
-                        char *scratch)
+                        bool placed, char *scratch)
 {
     const fm_gemm_args *a = j->a;
     if (p->m > FMI_THIN_ROWS) {
-        run_wide(j, p, u0, u1, next, scratch);
+        run_wide(j, p, u0, u1, next, placed, scratch);
         return;
     }
     const fmi_thin_kern *kern = &j->kern;
@@ -169,19 +181,21 @@ static void run_problem(const job *j, const problem *p, int64_t u0, int64_t u1, 
     float *lines = (float *)(void *)(scratch + LINES_AT);
     size_t n_lines = lines_of(j, p->m);
     if (!n_lines) lines = NULL;
-    place_rows(j, p, &b, x, pairs, lines);
+    if (!placed) place_rows(j, p, &b, x, pairs, lines);
     b.x = x;
     b.pairs = pairs;
     b.lines = lines;
     b.sums = lines ? lines + n_lines : NULL;
     b.after = next;
-    if (nt && !pairs)
+    if (!nt)
+        ask_columns(j, p->b, u0, stride);
+    else if (!pairs)
         ask_first(j, p->b, u0, stride, lines ? FIRST_LINES : FIRST_BYTES);
     for (int64_t u = u0; u < u1; u++) {
         int64_t at = u * j->lanes;
         b.lanes = (int)(a->n - at < j->lanes ? a->n - at : j->lanes);
         b.w = p->b + (nt ? at * stride : at * (int64_t)j->el);
-        b.ahead = !nt ? NULL : u + 1 < u1 ? b.w + j->lanes * stride : next;
+        b.ahead = u + 1 < u1 ? b.w + j->lanes * (nt ? stride : (int64_t)j->el) : next;
         b.left = ((u1 < j->blocks ? u1 * j->lanes : a->n) - at) * stride;
         if (lines && b.lanes == j->lanes)
             kern->nt_lines(&b);
@@ -243,12 +257,12 @@ static void run_share(const pass *w, int64_t lo, int64_t hi, char *scratch, int 
         while (next < j->n_problems && rows_of(j->a, next) == 0) next++;
         const char *ahead = base < hi && next < j->n_problems ? problem_at(j, next).b : NULL;
         if (!w->gated) {
-            run_problem(j, &p, u0, u1, ahead, scratch);
+            run_problem(j, &p, u0, u1, ahead, false, scratch);
             continue;
         }
         problem q = problem_at(&w->two, i);
-        run_problem(j, &p, u0, u1, q.b + u0 * j->lanes * j->a->ldb * (int64_t)j->el, scratch);
-        run_problem(&w->two, &q, u0, u1, ahead, scratch);
+        run_problem(j, &p, u0, u1, q.b + u0 * j->lanes * j->a->ldb * (int64_t)j->el, false, scratch);
+        run_problem(&w->two, &q, u0, u1, ahead, true, scratch);
         activate(w, &p, u0 * j->lanes, u1 * j->lanes);
     }
 }
