@@ -110,6 +110,8 @@ static fm_status start(build *b, const options *o, fm_err *err)
     if (!st) st = FROM(b, fmi_model_init)(b->m, 1, err);
     if (!st) st = FROM(b, fmi_stepper_new)(b->m, &so, &b->t, err);
     FROM(b, fmi_settings_default)(&b->s);
+    b->s.train_lr_embed = 1;
+    b->s.train_beta2 = b->s.train_momentum = 0.95;
     b->docs = (fmi_docs){&b->c, DOCS, doc_length, doc_copy};
     if (!st) st = FROM(b, fmi_feed_init)(&b->feed, &b->docs, ROW, 1, true, false, err);
     b->run = FROM(b, fmi_step_run);

@@ -274,6 +274,20 @@ static void test_laws(void **state)
     assert_int_equal(h.tokens, 100 * s.train_batch);
     near(s.balance_gamma, 0.02);
     assert_int_equal(s.train_micro % s.data_seq, 0);
+    near(s.train_momentum, 0.8);
+    near(s.train_lr_embed, 8);
+    fmi_settings_default(&s);
+    h = (fmi_horizon){ .steps = 800 };
+    fmi_settings_resolve(&s, 3e7, &h);
+    near(s.train_momentum, 0.9);
+    fmi_settings_default(&s);
+    OK(fmi_settings_set(&s, NULL, "train.optimizer", "soap", E));
+    OK(fmi_settings_set(&s, NULL, "train.lr_embed", "3", E));
+    h = (fmi_horizon){ .steps = 100 };
+    fmi_settings_resolve(&s, 3e7, &h);
+    near(s.train_momentum, 0.95);
+    near(s.train_beta2, 0.95);
+    near(s.train_lr_embed, 3);
 }
 
 static void test_settings(void **state)

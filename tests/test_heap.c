@@ -141,6 +141,8 @@ static void train(fm_dtype dt, bool muon)
     OK(fmi_stepper_new(m, &o, &t, &err));
     OK(fmi_feed_init(&feed, &docs, 40, 1, true, false, &err));
     fmi_settings_default(&s);
+    s.train_lr_embed = 1;
+    s.train_beta2 = s.train_momentum = 0.95;
     long before = 0;
     for (int i = 1; i <= 4; i++) {
         if (i == 2) before = heap_calls();

@@ -33,6 +33,8 @@ typedef struct rig {
 static void settings(fmi_settings *s)
 {
     fmi_settings_default(s);
+    s->train_lr_embed = 1;
+    s->train_beta2 = s->train_momentum = 0.95;
     s->train_clip = 0;
     s->train_ademamix_beta3 = 0.99;
     s->train_ema = 0.6;
@@ -223,6 +225,44 @@ static void test_bad(void **state)
     }
 }
 
+/* Masters after three steps on made-up gradients; returns the embedding's elements, which come first. */
+static int64_t masters(fmi_optim_parts parts, double lr, double lr_embed, float *out, int64_t cap)
+{
+    rig r;
+    rig_new(&r, NULL, FM_DTYPE_F32, parts);
+    r.s.train_lr_embed = lr_embed;
+    int64_t n = r.g->n, embed = fmi_param_count(&r.m->lay.params[r.m->lay.embed]);
+    assert_true(n <= cap && r.g->offset[r.m->lay.embed] == 0);
+    for (int t = 1; t <= 3; t++) {
+        for (int64_t i = 0; i < n; i++) out[i] = (float)((i * 7 + t * 5) % 23 - 11) * 0.01f;
+        OK(fm_write(r.x, r.g->flat, out, (size_t)n * sizeof *out, E));
+        fmi_optim_norm(r.o, &r.s, t, r.loss, 1, r.state);
+        fmi_optim_run(r.o, &r.s, t, t / 3.0, lr, r.state);
+    }
+    OK(fm_read(r.x, out, r.o->flat[FMI_MASTER], (size_t)n * sizeof *out, E));
+    rig_free(&r);
+    return embed;
+}
+
+/* train.lr_embed is the embedding's alone, whatever optimizer takes the others. */
+static void test_lr_embed(void **state)
+{
+    (void)state;
+    enum { CAP = 1 << 20 };
+    static const fmi_optim_parts parts[] = { { 0 }, { .ademamix = true }, { .muon = true }, { .soap = 10 } };
+    static float both[CAP], faster[CAP], plain[CAP];
+    for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) {
+        memset(both, 0, sizeof both);
+        memset(plain, 0, sizeof plain);
+        int64_t n = masters(parts[k], 0.02, 3, both, CAP);
+        masters(parts[k], 0.06, 1, faster, CAP);
+        masters(parts[k], 0.02, 1, plain, CAP);
+        assert_memory_equal(both, faster, (size_t)n * sizeof *both);
+        assert_memory_not_equal(both, plain, (size_t)n * sizeof *both);
+        assert_memory_equal(both + n, plain + n, (size_t)(CAP - n) * sizeof *both);
+    }
+}
+
 /* The average shows in the weights and the masters come back, bit for bit. */
 static void test_show(void **state)
 {
@@ -252,6 +292,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ademamix), cmocka_unit_test(test_grokfast), cmocka_unit_test(test_ema),
         cmocka_unit_test(test_soap),     cmocka_unit_test(test_bad),      cmocka_unit_test(test_show),
+        cmocka_unit_test(test_lr_embed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

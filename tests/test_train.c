@@ -68,6 +68,8 @@ static void reference_ids(const char *variant, int32_t *ids)
 static void reference_settings(fmi_settings *s)
 {
     fmi_settings_default(s);
+    s->train_lr_embed = 1;
+    s->train_beta2 = s->train_momentum = 0.95;
     s->data_seq = 96;
     s->train_lr = 2e-3;
     s->balance_alpha = 0;
@@ -145,6 +147,8 @@ static void rig_new(rig *r, const char *device, fm_dtype dt, const fmi_step_opts
     r->d = (memory_docs){ r->ids, 16, 48 };
     r->docs = docs_of(&r->d);
     fmi_settings_default(&r->s);
+    r->s.train_lr_embed = 1;
+    r->s.train_beta2 = r->s.train_momentum = 0.95;
     r->s.data_seq = o->T;
     OK(fmi_feed_init(&r->feed, &r->docs, o->T, 1, true, false, E));
     OK(fmi_stepper_new(r->m, o, &r->t, E));

@@ -47,6 +47,8 @@ static fm_status measure(fm_model *m, fmi_stepper *t, const fm_train_bench_opts 
     int n = o->steps > 0 ? o->steps : 3;
     if (n > STEPS_MAX) n = STEPS_MAX;
     fmi_settings_default(&s);
+    s.train_lr_embed = 1;
+    s.train_beta2 = s.train_momentum = 0.95;
     fm_status st = fmi_feed_init(&feed, &docs, T, 1, true, false, err);
     for (int i = 0; i <= n && !st; i++) {
         if (i == 1) fm_exec_profile_reset(m->x);

@@ -37,6 +37,7 @@ static fm_status list_segments(fmi_optim *o, fm_err *err)
         fill_segment(o->m, i, o->g->offset[i], o->parts.muon || o->parts.soap, &o->host_segs[n]);
         o->param_of[n++] = i;
     }
+    FM_ASSERT(o->m->lay.params[o->param_of[0]].kind == FM_PARAM_EMBED);
     return FM_OK;
 }
 
@@ -143,29 +144,40 @@ void fmi_optim_norm(fmi_optim *o, const fmi_settings *s, int64_t step, const voi
     norm(o, loss, n_loss, s->train_clip, state);
 }
 
+/* AdamW or AdEMAMix on segments first .. first+n-1 that are no other optimizer's. */
+static void elementwise(const fmi_optim *o, const fmi_settings *s, int64_t step, double progress, double lr,
+                        const fm_step_state *state, int first, int n)
+{
+    void *const *f = o->flat;
+    const fm_segment *segs = o->segs + first;
+    if (o->parts.ademamix)
+        fm_op_ademamix(o->m->x,
+                       &(fm_ademamix_args){ .master = f[FMI_MASTER], .grad = o->g->flat, .m = f[FMI_M],
+                                            .slow = f[FMI_SLOW], .v = f[FMI_V], .segs = segs,
+                                            .state = state, .n_segs = n, .step = step, .lr = lr,
+                                            .beta1 = s->train_beta1, .beta2 = s->train_beta2,
+                                            .beta3 = fmi_schedule_beta3(s, progress),
+                                            .alpha = fmi_schedule_alpha(s, progress),
+                                            .eps = s->train_eps,
+                                            .weight_decay = s->train_weight_decay,
+                                            .dt = o->m->dt });
+    else
+        fm_op_adamw(o->m->x, &(fm_adamw_args){ .master = f[FMI_MASTER], .grad = o->g->flat,
+                                               .m = f[FMI_M], .v = f[FMI_V], .segs = segs,
+                                               .state = state, .n_segs = n, .step = step, .lr = lr,
+                                               .beta1 = s->train_beta1, .beta2 = s->train_beta2,
+                                               .eps = s->train_eps,
+                                               .weight_decay = s->train_weight_decay,
+                                               .dt = o->m->dt });
+}
+
 void fmi_optim_run(fmi_optim *o, const fmi_settings *s, int64_t step, double progress, double lr,
                    const fm_step_state *state)
 {
     fm_exec *x = o->m->x;
     void **f = o->flat;
-    if (o->parts.ademamix)
-        fm_op_ademamix(x, &(fm_ademamix_args){ .master = f[FMI_MASTER], .grad = o->g->flat,
-                                               .m = f[FMI_M], .slow = f[FMI_SLOW], .v = f[FMI_V],
-                                               .segs = o->segs, .state = state, .n_segs = o->n_segs,
-                                               .step = step, .lr = lr, .beta1 = s->train_beta1,
-                                               .beta2 = s->train_beta2,
-                                               .beta3 = fmi_schedule_beta3(s, progress),
-                                               .alpha = fmi_schedule_alpha(s, progress),
-                                               .eps = s->train_eps,
-                                               .weight_decay = s->train_weight_decay,
-                                               .dt = o->m->dt });
-    else
-        fm_op_adamw(x, &(fm_adamw_args){ .master = f[FMI_MASTER], .grad = o->g->flat, .m = f[FMI_M],
-                                         .v = f[FMI_V], .segs = o->segs, .state = state,
-                                         .n_segs = o->n_segs, .step = step, .lr = lr,
-                                         .beta1 = s->train_beta1, .beta2 = s->train_beta2,
-                                         .eps = s->train_eps, .weight_decay = s->train_weight_decay,
-                                         .dt = o->m->dt });
+    elementwise(o, s, step, progress, lr * s->train_lr_embed, state, 0, 1); /* the embedding is first */
+    elementwise(o, s, step, progress, lr, state, 1, o->n_segs - 1);
     if (o->parts.muon) fmi_muon_run(o, s, lr, state);
     if (o->parts.soap) fmi_soap_run(o, s, step, lr, state);
     double young = (1 + (double)step) / (10 + (double)step);

@@ -131,6 +131,11 @@ void fmi_settings_resolve(fmi_settings *s, double flops_per_token, fmi_horizon *
     }
     if (s->balance_gamma_end == FMI_AUTO_REAL)
         s->balance_gamma_end = strcmp(s->train_schedule, "v3") ? 1 : 14.3 / 14.8;
+    bool muon = !strcmp(s->train_optimizer, "muon");
+    if (s->train_momentum == FMI_AUTO_REAL)
+        s->train_momentum = muon ? clamp(1 - 80 / steps, 0.8, 0.95) : 0.95;
+    if (s->train_lr_embed == FMI_AUTO_REAL) s->train_lr_embed = muon ? 8 : 1;
+    if (s->train_beta2 == FMI_AUTO_REAL) s->train_beta2 = muon ? 0.99 : 0.95;
     if (s->train_ademamix_beta3 == FMI_AUTO_REAL)
         s->train_ademamix_beta3 = clamp(1 - 10 / steps, 0.99, 0.9999);
     if (s->balance_alpha == FMI_AUTO_REAL) s->balance_alpha = clamp(2 / steps, 1e-4, 5e-3);

@@ -25,6 +25,7 @@
     X(REAL, stop, flops, 0, 0, 1e40)                                                             \
     X(INT, stop, steps, 0, 0, INT64_MAX)                                                         \
     X(REAL, train, lr, FMI_AUTO_REAL, 0, 1)       /* peak                                       */ \
+    X(REAL, train, lr_embed, FMI_AUTO_REAL, 0, 1000) /* the embedding's over the others'       */ \
     X(REAL, train, lr_end, 0.05, 0, 1)            /* last learning rate over the peak           */ \
     X(REAL, train, warmup, 0.02, 0, 1)            /* fraction of the run                        */ \
     X(REAL, train, decay, 0.6, 0, 1)              /* fraction of the run (wsd)                  */ \
@@ -33,9 +34,9 @@
     X(REAL, train, batch_ramp, 0.032, 0, 1)       /* fraction of the run over which it grows    */ \
     X(INT, train, micro, FMI_AUTO_INT, 1, INT32_MAX)       /* tokens of a micro-batch           */ \
     X(REAL, train, beta1, 0.9, 0, 0.9999999)                                                     \
-    X(REAL, train, beta2, 0.95, 0, 0.9999999)                                                    \
+    X(REAL, train, beta2, FMI_AUTO_REAL, 0, 0.9999999)                                           \
     X(REAL, train, eps, 1e-8, 0, 1)                                                              \
-    X(REAL, train, momentum, 0.95, 0, 0.9999999)  /* Muon's                                     */ \
+    X(REAL, train, momentum, FMI_AUTO_REAL, 0, 0.9999999) /* Muon's                             */ \
     X(REAL, train, ademamix_alpha, 5, 0, 1000)    /* weight of AdEMAMix's slow average          */ \
     X(REAL, train, ademamix_beta3, FMI_AUTO_REAL, 0, 0.99999999) /* its decay                   */ \
     X(REAL, train, ademamix_warmup, 1, 0, 1)      /* fraction of the run over which both rise   */ \
