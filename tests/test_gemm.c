@@ -318,6 +318,42 @@ static void check_level(fm_isa isa)
     bench_deinit(&one);
 }
 
+/* X X^T, whose C is symmetric: threads that are alone compute half of it. */
+static void check_symmetric(fm_isa isa)
+{
+    static const int sizes[] = { 1, 2, 16, 17, 31, 33, 35, 48, 64, 97, 128, 161, 256, 1030 };
+    static const int depths[] = { 0, 1, 33, 300, 4200 };
+    fm_ops ref, fast;
+    fm_ops_init_ref(&ref);
+    fast = ref;
+    fm_ops_init_x86(&fast, isa);
+    bench b[2];
+    for (int j = 0; j < 2; j++) bench_init(&b[j], 1 + 2 * j);
+    for (int i = 0; i < 14 * 5 * 2; i++) {
+        int n = sizes[i % 14], k = depths[i / 14 % 5];
+        if (n > 161 && k > 33) continue;
+        gemm_case t = { NT, i / 70 ? H : S, S, n, n, k, i % 3, i % 3, i % 4, false, 1 + i % 2, NULL, "symmetric" };
+        setup s;
+        setup_init(&s, &t);
+        s.args.b = s.args.a;
+        call(&b[0], &ref, &s.args);
+        memcpy(s.c_want, s.c.data, s.c.bytes);
+        for (int j = 0; j < 2; j++) {
+            memcpy(s.c.data, s.c_first, s.c.bytes);
+            call(&b[j], &fast, &s.args);
+            check_equal(&s, &t, fm_isa_name(isa), 1 + 2 * j);
+        }
+        setup_deinit(&s);
+    }
+    for (int j = 0; j < 2; j++) bench_deinit(&b[j]);
+}
+
+static void test_symmetric(void **state)
+{
+    (void)state;
+    for (int isa = FM_ISA_AVX2; isa <= (int)fm_isa_detect(); isa++) check_symmetric((fm_isa)isa);
+}
+
 static void test_avx2(void **state)
 {
     (void)state;
@@ -381,6 +417,7 @@ int main(void)
         cmocka_unit_test(test_avx2),
         cmocka_unit_test(test_avx512),
         cmocka_unit_test(test_amx),
+        cmocka_unit_test(test_symmetric),
         cmocka_unit_test(test_row_invariance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -171,7 +171,8 @@ static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schu
                          .stride_a = rc,
                          .stride_b = rc,
                          .stride_c = rr};
-    fm_gemm_args square = {.a = g, .b = g, .c = a->g2, .kind = FM_GEMM_NN, .m = r, .n = r, .k = r, .lda = r,
+    /* G is symmetric to the last bit (products commute, chains run over the same k), so G G = G G^T. */
+    fm_gemm_args square = {.a = g, .b = g, .c = a->g2, .kind = FM_GEMM_NT, .m = r, .n = r, .k = r, .lda = r,
                            .ldb = r, .ldc = r, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
                            .stride_b = rr, .stride_c = rr};
     fm_gemm_args turn = {.a = b, .b = a->x, .c = a->p, .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r,

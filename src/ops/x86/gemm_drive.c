@@ -31,6 +31,7 @@ typedef struct problem {
     int64_t n_units, unit_cost;
     bool chunked;         /* pieces are chains of their own                  */
     bool stepped;         /* one long chain, whose sums wait in C between pieces */
+    bool lower;           /* C is symmetric: panels above the diagonal are left out     */
     bool follows;         /* the rows of the next group follow in memory         */
     fmi_gemm_view next_p; /* P of the next group where that has its own, or p NULL */
 } problem;
@@ -140,6 +141,7 @@ static void plan_blocks(problem *q, const drive *d)
     if (q->n_blocks < want) q->n_blocks = most < want ? most : want;
     q->block = round_up(fmi_ceil_div(q->n_r, q->n_blocks), kern->block_unit);
     /* Over tokens on vectors, threads share the longer side of C, so that least is packed twice. */
+    if (q->lower && panel < q->block) q->block = round_up(panel, kern->block_unit);
     bool spans = q->chunked && !kern->tiles && !d->a->offsets, by_p = spans && q->n_p > q->n_r;
     if (spans) q->block = even_block(q->n_r, by_p ? 1 : d->ctx->n_threads, kern);
     q->n_blocks = fmi_ceil_div(q->n_r, q->block);
@@ -159,6 +161,27 @@ static void plan_blocks(problem *q, const drive *d)
     q->n_units = groups * q->n_blocks;
     q->unit_cost = (round_up(q->n_p < q->group_rows ? q->n_p : q->group_rows, 16) + 8)
         * (piece_k * q->n_pieces);
+}
+
+/* X X^T on vectors: C[j][i] has the products of C[i][j] in the same order, so a thread that is alone
+ * computes what is on and below the diagonal and copies the rest. */
+static bool symmetric(const drive *d)
+{
+    const fm_gemm_args *a = d->a;
+    return !d->kern->tiles && d->ctx->n_threads == 1 && a->kind == FM_GEMM_NT && a->a == a->b &&
+           a->lda == a->ldb && a->stride_a == a->stride_b && a->m == a->n && a->m > d->kern->panel &&
+           a->k > 0 && !a->offsets && !a->accumulate && a->dtc == FM_DTYPE_F32;
+}
+
+/* Copies what is below the diagonal of c [n, n] to the other side. */
+static void mirror(const fmi_gemm_kern *kern, float *c, int64_t n, int64_t ld)
+{
+    int64_t side = kern->panel;
+    for (int64_t i = side; i < n; i += side)
+        for (int64_t j = 0; j < i; j += side) {
+            fmi_gemm_dst above = { (char *)(c + j * ld + i), ld, false, false, true };
+            kern->store(c + i * ld + j, ld, (int)(n - i < side ? n - i : side), (int)side, &above);
+        }
 }
 
 static size_t elem_bytes(fm_dtype dt)
@@ -201,7 +224,8 @@ static void plan_problem(problem *q, const drive *d, int i)
     if (m <= 0 || a->n <= 0 || (k <= 0 && a->accumulate && a->kind == FM_GEMM_TN)) return;
     problem s = *q;
     swap_roles(&s);
-    if (!steps(q, d) && role_cost(&s, d) < role_cost(q, d)) *q = s;
+    q->lower = symmetric(d) && !steps(q, d);
+    if (!q->lower && !steps(q, d) && role_cost(&s, d) < role_cost(q, d)) *q = s;
     q->follows = a->offsets && i + 1 < d->n_problems;
     q->next_p = (fmi_gemm_view){ .p = NULL };
     if (q->follows && a->kind != FM_GEMM_TN && !q->dst.transposed) {
@@ -301,6 +325,9 @@ static void run_unit(worker *w, const problem *q, const fmi_gemm_dst *dst, int64
     int64_t row = block * q->block, p0 = group * q->group_rows;
     int64_t p1 = p0 + q->group_rows < q->n_p ? p0 + q->group_rows : q->n_p;
     int rows = (int)(q->n_r - row < q->block ? q->n_r - row : q->block);
+    int64_t diagonal = round_up(row + rows, kern->panel);
+    if (q->lower && p1 > diagonal) p1 = diagonal;
+    if (p1 <= p0) return;
     size_t bytes = (size_t)round_up(k, kern->k_round) * (size_t)(kern->panel * kern->packed_bytes);
     bool whole = begins && ends && k <= kern->k_block;
     bool plain = !dst->bf16 && !dst->add && !dst->transposed && (rows == q->block || !kern->tiles);
@@ -652,5 +679,7 @@ fm_status fmi_gemm_drive(const fm_kernel_ctx *ctx, const fm_gemm_args *a, const 
     bool little = d.total_cost < 1 << 15; /* less work than waking a thread */
     if (little || ctx->n_threads == 1) drive_thread(&d, 0, 1);
     else fmi_pool_run(ctx->pool, drive_thread, &d);
+    for (int i = 0; i < d.n_problems && first.lower; i++)
+        mirror(kern, (float *)a->c + i * a->stride_c, a->m, a->ldc);
     return FM_OK;
 }
