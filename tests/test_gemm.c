@@ -332,7 +332,8 @@ static void check_symmetric(fm_isa isa)
     for (int i = 0; i < 14 * 5 * 2; i++) {
         int n = sizes[i % 14], k = depths[i / 14 % 5];
         if (n > 161 && k > 33) continue;
-        gemm_case t = { NT, i / 70 ? H : S, S, n, n, k, i % 3, i % 3, i % 4, false, 1 + i % 2, NULL, "symmetric" };
+        gemm_case t = { NT, i / 70 ? H : S, S, n, n, k, i % 3, i % 3, i % 4,
+                        false, 1 + i % 2, NULL, "symmetric" };
         setup s;
         setup_init(&s, &t);
         s.args.b = s.args.a;
