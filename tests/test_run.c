@@ -204,6 +204,48 @@ static void test_extend(void **state)
     assert_int_equal(fm_trainer_resume(ctx, path_of("nothing"), 0, 0, NULL, &t, E), FM_E_IO);
 }
 
+/* Takes the line `key = ..` out of a run's recipe. */
+static void drop_line(const char *run, const char *key)
+{
+    char path[512], line[256], *out = malloc(1 << 16);
+    size_t n = 0;
+    snprintf(path, sizeof path, "%s/recipe.ini", run);
+    FILE *f = fopen(path, "r");
+    assert_true(f && out);
+    out[0] = 0;
+    while (fgets(line, sizeof line, f))
+        if (strncmp(line, key, strlen(key))) n += (size_t)snprintf(out + n, (1 << 16) - n, "%s", line);
+    fclose(f);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(out, f) >= 0);
+    fclose(f);
+    free(out);
+}
+
+/* A run from before train.lr_embed goes on as it was: with one learning rate for all. */
+static void test_before_lr_embed(void **state)
+{
+    (void)state;
+    const char *set[7] = { [6] = "train.lr_embed=1" }, *text[] = { path_of("text.txt") };
+    memcpy(set, small, 6 * sizeof *small);
+    for (int k = 0; k < 2; k++) {
+        const char *run = path_of(k ? "older" : "newer");
+        stopper s = { 0 };
+        fm_train_opts a = options(run, text);
+        a.steps = 3;
+        a.set = set;
+        a.n_set = 7;
+        OK(train(&a, -1, &s, E));
+        if (k) drop_line(run, "lr_embed");
+        fm_trainer *t;
+        OK(fm_trainer_resume(ctx, run, 0, 512, NULL, &t, E));
+        OK(fm_trainer_run(t, NULL, E));
+        fm_trainer_free(t);
+    }
+    same_file("newer", "older", "checkpoints/5/model.safetensors");
+}
+
 /* A damaged newest checkpoint is passed over for the one before. */
 static void test_damaged(void **state)
 {
@@ -369,6 +411,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resume),    cmocka_unit_test(test_resume_optimizers),
         cmocka_unit_test(test_extend),
+        cmocka_unit_test(test_before_lr_embed),
         cmocka_unit_test(test_damaged),   cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_checkpoint_logits), cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_events),

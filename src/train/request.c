@@ -172,6 +172,8 @@ fm_status fmi_request_load(const char *run, fmi_request *out, fmi_settings *reso
     fmi_ini *ini = NULL;
     if (!st && resolved) *resolved = out->s;
     if (!st) st = fmi_ini_open(path, &ini, err);
+    /* A run from before there was this key. */
+    if (!st && resolved && !fmi_ini_get(ini, "train.lr_embed")) resolved->train_lr_embed = 1;
     const char *list = st ? NULL : fmi_ini_get(ini, AUTO_KEY);
     /* Keys that were not given follow anew from what was. */
     for (const char *at = list; at && *at && !st;) {
