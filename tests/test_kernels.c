@@ -423,6 +423,8 @@ static void test_muon(void **state)
         }
 }
 
+static const double quintics[][3] = {{8, -22.5, 16}, {3.5, -2.5, 0.5}, {2.5, -2, 0.5}};
+
 static void test_newton_schulz(void **state)
 {
     kh *h = *state;
@@ -434,10 +436,20 @@ static void test_newton_schulz(void **state)
             fm_dtype A = v ? BF16 : F32;
             h->what = "newton_schulz";
             h->shift = 0;
-            fm_newton_schulz_args a = {.n = n, .r = r, .c = c, .steps = 2, .dt = A};
-            a.y = kh_values(h, n * r * c, F32, 1.0f / (float)c, true);
-            a.x = kh_scratch(h, n * r * c, fm_dtype_bytes(A));
-            a.p = kh_scratch(h, n * r * c, 4);
+            for (int scaled = 0; scaled < 2; scaled++) {
+                fm_newton_schulz_mix_args m = {.n = n, .r = r, .coef = quintics[v], .dt = A};
+                m.g = kh_in(h, n * r * r, F32, 1);
+                m.g2 = kh_in(h, n * r * r, F32, 1);
+                m.b = kh_out(h, n * r * r, fm_dtype_bytes(A));
+                m.sums = scaled ? kh_out(h, n, 4) : NULL;
+                KH_CHECK(h, newton_schulz_mix, &m);
+            }
+            fm_newton_schulz_args a = {.n = n, .r = r, .c = c, .coef = quintics, .steps = 1 + i % 3, .dt = A};
+            a.x = kh_values(h, n * r * c, A, 1.0f / (float)c, true);
+            h->a[h->n - 1].scratch = true;
+            a.y = kh_out(h, n * r * c, 4);
+            a.p = kh_scratch(h, n * r * c, fm_dtype_bytes(A));
+            a.sums = kh_scratch(h, n, 4);
             a.g = kh_scratch(h, n * r * r, 4);
             a.g2 = kh_scratch(h, n * r * r, 4);
             a.ga = kh_scratch(h, n * r * r, fm_dtype_bytes(A));
@@ -459,15 +471,15 @@ static void test_muon_whole(void **state)
             fm_segment segs[5];
             h->what = "muon, whole";
             h->shift = 0;
-            fm_muon_args a = {.segs = segs, .state = &st, .n = n, .rows = rows, .cols = cols, .steps = 5,
-                              .mu = 0.95, .lr = 0.01, .weight_decay = 0.1, .dt = A};
+            fm_muon_args a = {.segs = segs, .state = &st, .n = n, .rows = rows, .cols = cols, .steps = 3,
+                              .coef = quintics, .mu = 0.95, .lr = 0.01, .weight_decay = 0.1, .dt = A};
             a.grad = kh_in(h, n * rc, F32, 1);
             a.m = kh_values(h, n * rc, F32, 1, true);
             a.master = kh_values(h, n * rc, F32, 1, true);
             a.u = kh_scratch(h, n * rc, 4);
             a.y = kh_scratch(h, n * rc, 4);
             a.x = kh_scratch(h, n * rc, fm_dtype_bytes(A));
-            a.p = kh_scratch(h, n * rc, 4);
+            a.p = kh_scratch(h, n * rc, fm_dtype_bytes(A));
             a.g = kh_scratch(h, n * r * r, 4);
             a.g2 = kh_scratch(h, n * r * r, 4);
             a.ga = kh_scratch(h, n * r * r, fm_dtype_bytes(A));

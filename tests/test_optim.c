@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "io/safetensors.h"
+#include "train/muon.h"
 #include "train/optim.h"
 
 static fm_err ok_err;
@@ -287,12 +288,79 @@ static void test_show(void **state)
     rig_free(&r);
 }
 
+/* Column j of the reflection I - 2 w w^T / w.w, w = 1, 2, .. n. */
+static double reflected(int n, int i, int j)
+{
+    return (i == j) - 12.0 * (i + 1) * (j + 1) / ((double)n * (n + 1) * (2 * n + 1));
+}
+
+/* Muon on a gradient of known singular vectors: the update has the same and singular values about 1, whatever
+ * they and the gradient's size were, and leaves a direction alone in which there is none. */
+static void check_muon(fm_dtype dt, double size, double tolerance)
+{
+    enum { ROWS = 12, COLS = 8, N = ROWS * COLS };
+    static const double singular[COLS] = { 1, 0.9, 0.5, 0.4, 0.1, 0.05, 0.03, 0 };
+    double g[N], zero[N] = { 0 }, w[N], lr = 0.01;
+    rig r;
+    rig_new(&r, "fence", dt, (fmi_optim_parts){ .muon = true });
+    r.dt = FM_DTYPE_F32;
+    r.s.train_momentum = r.s.train_weight_decay = 0;
+    for (int i = 0; i < N; i++) {
+        g[i] = 0;
+        for (int k = 0; k < COLS; k++)
+            g[i] += size * singular[k] * reflected(ROWS, i / COLS, k) * reflected(COLS, i % COLS, k);
+    }
+    fmi_grads_zero(r.g);
+    flat_move(&r, r.g->flat, params[1], g, N, true);
+    flat_move(&r, r.o->flat[FMI_MASTER], params[1], zero, N, true);
+    fmi_optim_norm(r.o, &r.s, 1, r.loss, 1, r.state);
+    fmi_optim_run(r.o, &r.s, 1, 1, lr, r.state);
+    flat_move(&r, r.o->flat[FMI_MASTER], params[1], w, N, false);
+    for (int k = 0; k < COLS; k++) {
+        double v[ROWS] = { 0 }, along = 0, norm = 0;
+        for (int i = 0; i < N; i++)
+            v[i / COLS] -= w[i] * reflected(COLS, i % COLS, k) / (lr * 0.2 * sqrt(ROWS));
+        for (int i = 0; i < ROWS; i++) {
+            along += v[i] * reflected(ROWS, i, k);
+            norm += v[i] * v[i];
+        }
+        double want_low = singular[k] > 0 ? 0.715 : 0, want_high = singular[k] > 0 ? 1.2734 : 0;
+        assert_true(along > want_low - tolerance && along < want_high + tolerance);
+        assert_true(sqrt(fabs(norm - along * along)) < tolerance);
+    }
+    rig_free(&r);
+}
+
+/* Every singular value that the steps are made for ends near 1, those below grow, none leaves [0, 1.28]. */
+static void check_steps(int64_t side, int want, double low, double least)
+{
+    const double(*coef)[3];
+    assert_int_equal(fmi_muon_steps(side, &coef), want);
+    for (int i = 1; i <= 10000; i++) {
+        double s = i / 10000.0, x = s;
+        for (int k = 0; k < want; k++) x = coef[k][0] * x + coef[k][1] * pow(x, 3) + coef[k][2] * pow(x, 5);
+        assert_true(x < 1.28 && x > (s < low ? s : least));
+    }
+}
+
+static void test_muon_update(void **state)
+{
+    (void)state;
+    check_steps(128, 3, 0.01, 0.714);
+    check_steps(129, 4, 0.003, 0.775);
+    static const double sizes[] = { 1e-6, 1, 1e6 };
+    for (int i = 0; i < 3; i++) {
+        check_muon(FM_DTYPE_F32, sizes[i], 1e-3);
+        check_muon(FM_DTYPE_BF16, sizes[i], 0.15);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ademamix), cmocka_unit_test(test_grokfast), cmocka_unit_test(test_ema),
         cmocka_unit_test(test_soap),     cmocka_unit_test(test_bad),      cmocka_unit_test(test_show),
-        cmocka_unit_test(test_lr_embed),
+        cmocka_unit_test(test_lr_embed), cmocka_unit_test(test_muon_update),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

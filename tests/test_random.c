@@ -429,15 +429,19 @@ static void try_linear_xent(kh *h)
 
 static void try_newton_schulz(kh *h)
 {
+    static const double quintics[][3] = {{8, -22.5, 16}, {3.5, -2.5, 0.5}, {2.5, -2, 0.5}};
     fm_newton_schulz_args a = {
-        .n = size(h, 12, 4), .r = size(h, 300, 16), .steps = 1 + kh_below(h, 3), .dt = either(h)};
+        .coef = quintics, .n = size(h, 12, 4), .r = size(h, 300, 16), .steps = 1 + kh_below(h, 3),
+        .dt = either(h)};
     a.c = a.r + (kh_below(h, 3) ? size(h, 300, 16) : 0);
     while ((double)(a.n * a.r * a.r) * (double)(2 * a.c + a.r) * a.steps > WORK)
         *(a.n > 3 ? &a.n : &a.r) /= 2;
     size_t el = fm_dtype_bytes(a.dt);
-    a.y = kh_values(h, a.n * a.r * a.c, F32, 1.0f / (float)a.c, true);
-    a.x = kh_scratch(h, a.n * a.r * a.c, el);
-    a.p = kh_scratch(h, a.n * a.r * a.c, 4);
+    a.x = kh_values(h, a.n * a.r * a.c, a.dt, 1.0f / (float)a.c, true);
+    h->a[h->n - 1].scratch = true;
+    a.y = kh_out(h, a.n * a.r * a.c, 4);
+    a.p = kh_scratch(h, a.n * a.r * a.c, el);
+    a.sums = kh_scratch(h, a.n, 4);
     a.g = kh_scratch(h, a.n * a.r * a.r, 4);
     a.g2 = kh_scratch(h, a.n * a.r * a.r, 4);
     a.ga = kh_scratch(h, a.n * a.r * a.r, el);

@@ -128,7 +128,7 @@ int64_t fmi_count_muon_bytes(const fm_layout *l, fm_dtype dt)
     fmi_muon_sizes m;
     int64_t A = (int64_t)fm_dtype_bytes(dt), F = (int64_t)fm_dtype_bytes(fmi_full_dtype(dt));
     fmi_count_muon(l, &m);
-    return m.x * (A + 2 * F) + m.gram * (2 * F + A) + m.batch * F + l->n_params * (int64_t)sizeof(fm_segment);
+    return m.x * (2 * A + F) + m.gram * (2 * F + A) + m.batch * F + l->n_params * (int64_t)sizeof(fm_segment);
 }
 
 void fmi_count_soap(const fm_layout *l, int64_t limit, fmi_soap_sizes *out)

@@ -140,62 +140,38 @@ REF_OP(linear_xent)
     return FM_OK;
 }
 
-static fm_status cast(const fm_kernel_ctx *k, const void *x, fm_dtype dx, void *y, fm_dtype dy, int64_t rows,
-                      int64_t D)
-{
-    return k->ops->gather_rows(
-        k, &(fm_gather_rows_args){
-               .x = x, .y = y, .n = rows, .D = D, .ldx = D, .ldy = D, .dt_x = dx, .dt_y = dy});
-}
-
-/* One step; x holds y rounded before and after. */
-static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schulz_args *a)
+/* Step i: from x to p, p to x, .., the last one to y. */
+static fm_status newton_schulz_step(const fm_kernel_ctx *k, const fm_newton_schulz_args *a, int i)
 {
     int64_t r = a->r, c = a->c, rr = r * r, rc = r * c;
     fm_dtype A = a->dt, F = fmi_full_dtype(A);
-    bool round = A != F;
-    const void *g = round ? a->ga : a->g, *b = round ? a->ga : a->g2;
-    fm_gemm_args gram = {.a = a->x,
-                         .b = a->x,
-                         .c = a->g,
-                         .kind = FM_GEMM_NT,
-                         .m = r,
-                         .n = r,
-                         .k = c,
-                         .lda = c,
-                         .ldb = c,
-                         .ldc = r,
-                         .dt = A,
-                         .dtc = F,
-                         .batch = (int)a->n,
-                         .stride_a = rc,
-                         .stride_b = rc,
-                         .stride_c = rr};
+    bool round = A != F, last = i == a->steps - 1;
+    const void *x = i & 1 ? a->p : a->x, *g = round ? a->ga : a->g;
+    fm_gemm_args gram = {.a = x, .b = x, .c = a->g, .kind = FM_GEMM_NT, .m = r, .n = r, .k = c, .lda = c,
+                         .ldb = c, .ldc = r, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rc,
+                         .stride_b = rc, .stride_c = rr};
+    fm_gather_rows_args rounded = {.x = a->g, .y = a->ga, .n = a->n * r, .D = r, .ldx = r, .ldy = r,
+                                   .dt_x = F, .dt_y = A};
     /* G is symmetric to the last bit (products commute, chains run over the same k), so G G = G G^T. */
     fm_gemm_args square = {.a = g, .b = g, .c = a->g2, .kind = FM_GEMM_NT, .m = r, .n = r, .k = r, .lda = r,
                            .ldb = r, .ldc = r, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
                            .stride_b = rr, .stride_c = rr};
-    fm_gemm_args turn = {.a = b, .b = a->x, .c = a->p, .kind = FM_GEMM_NN, .m = r, .n = c, .k = r, .lda = r,
-                         .ldb = c, .ldc = c, .dt = A, .dtc = F, .batch = (int)a->n, .stride_a = rr,
-                         .stride_b = rc, .stride_c = rc};
-    fm_axpby_args mix = {.x = a->g, .y = a->g2, .ya = round ? a->ga : NULL, .n = a->n * rr, .alpha = FMI_NS_B,
-                         .beta = FMI_NS_C, .dt = F};
-    fm_axpby_args add = {.x = a->p, .y = a->y, .ya = round ? a->x : NULL, .n = a->n * rc, .alpha = 1,
-                         .beta = FMI_NS_A, .dt = F};
+    fm_newton_schulz_mix_args mix = {.g = a->g, .g2 = a->g2, .b = a->ga, .sums = i ? NULL : a->sums,
+                                     .n = a->n, .r = r, .coef = a->coef[i], .dt = A};
+    fm_gemm_args turn = {.a = a->ga, .b = x, .c = last ? a->y : i & 1 ? a->x : a->p, .kind = FM_GEMM_NN,
+                         .m = r, .n = c, .k = r, .lda = r, .ldb = c, .ldc = c, .dt = A, .dtc = last ? F : A,
+                         .batch = (int)a->n, .stride_a = rr, .stride_b = rc, .stride_c = rc};
     fm_status st = k->ops->gemm(k, &gram);
-    if (!st && round) st = cast(k, a->g, F, a->ga, A, a->n * r, r);
+    if (!st && round) st = k->ops->gather_rows(k, &rounded);
     if (!st) st = k->ops->gemm(k, &square);
-    if (!st) st = k->ops->axpby(k, &mix);
-    if (!st) st = k->ops->gemm(k, &turn);
-    if (!st) st = k->ops->axpby(k, &add);
-    return st || round ? st : cast(k, a->y, F, a->x, A, a->n * r, c);
+    if (!st) st = k->ops->newton_schulz_mix(k, &mix);
+    return st ? st : k->ops->gemm(k, &turn);
 }
 
 REF_OP(newton_schulz)
 {
-    if (a->n <= 0) return FM_OK;
-    fm_status st = cast(k, a->y, fmi_full_dtype(a->dt), a->x, a->dt, a->n * a->r, a->c);
-    for (int i = 0; i < a->steps && !st; i++) st = newton_schulz_step(k, a);
+    fm_status st = FM_OK;
+    for (int i = 0; a->n > 0 && i < a->steps && !st; i++) st = newton_schulz_step(k, a, i);
     return st;
 }
 
@@ -203,7 +179,7 @@ REF_OP(muon)
 {
     int64_t rc = a->rows * a->cols;
     bool turn = a->rows > a->cols;
-    fm_dtype F = fmi_full_dtype(a->dt);
+    fm_dtype A = a->dt, F = fmi_full_dtype(A);
     fm_status st = FM_OK;
     if (a->n <= 0 || a->state->bad) return FM_OK;
     for (int64_t i = 0; i < a->n && !st; i++) {
@@ -211,14 +187,14 @@ REF_OP(muon)
         fm_muon_momentum_args mo = {.grad = elements(a->grad, off, F), .m = elements(a->m, off, F),
                                     .u = elements(a->u, off, F), .norm2 = elements(a->norm2, i, F),
                                     .state = a->state, .n = rc, .mu = a->mu, .dt = a->dt};
-        fm_muon_scale_args sc = {.x = mo.u, .norm2 = mo.norm2, .y = elements(a->y, i * rc, F),
-                                 .rows = a->rows, .cols = a->cols, .transpose = turn, .dt_x = F, .dt_y = F};
+        fm_muon_scale_args sc = {.x = mo.u, .norm2 = mo.norm2, .y = elements(a->x, i * rc, A),
+                                 .rows = a->rows, .cols = a->cols, .transpose = turn, .dt_x = F, .dt_y = A};
         st = k->ops->muon_momentum(k, &mo);
         if (!st) st = k->ops->muon_scale(k, &sc);
     }
     fm_newton_schulz_args ns = {.y = a->y, .x = a->x, .p = a->p, .g = a->g, .g2 = a->g2, .ga = a->ga,
-                                .n = a->n, .r = turn ? a->cols : a->rows, .c = turn ? a->rows : a->cols,
-                                .steps = a->steps, .dt = a->dt};
+                                .sums = a->norm2, .n = a->n, .r = turn ? a->cols : a->rows,
+                                .c = turn ? a->rows : a->cols, .coef = a->coef, .steps = a->steps, .dt = A};
     if (!st) st = k->ops->newton_schulz(k, &ns);
     for (int64_t i = 0; i < a->n && !st; i++) {
         const fm_segment *s = &a->segs[i];

@@ -99,6 +99,15 @@ static inline float fmi_rsqrtf(float x)
     return 1.0f / __builtin_sqrtf(x);
 }
 
+/* coef on h X, q = h^2 = 1 / (sum^(1/4) + 1e-7) as in newton_schulz_mix; a sum below 0: h = 1. */
+static inline void fmi_newton_schulz_factors(const double coef[3], double sum, double out[3])
+{
+    double q = sum < 0 ? 1 : 1 / (sqrt(sqrt(sum)) + 1e-7), h = sqrt(q);
+    out[0] = coef[0] * h;
+    out[1] = coef[1] * (h * q);
+    out[2] = coef[2] * (h * q * q);
+}
+
 /* Sum of 16 lanes in the order of docs/numerics.md, "Row reductions". Overwrites lane. */
 static inline float fmi_tree16(float lane[16])
 {

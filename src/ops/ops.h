@@ -546,16 +546,27 @@ typedef struct fm_muon_scale_args {
     fm_dtype dt_x, dt_y;
 } fm_muon_scale_args;
 
-#define FMI_NS_A 3.4445
-#define FMI_NS_B (-4.7750)
-#define FMI_NS_C 2.0315
-/* Muon's iteration on n matrices [r, c]: `steps` times
- *     G = X X^T;  B = -4.7750 G + 2.0315 G G;  X = 3.4445 X + B X
- * with X, G and B rounded to A for the products. y [n, r, c] F in and out. Scratch: x [n, r, c] A,
- * p [n, r, c] F, g and g2 [n, r, r] F, ga [n, r, r] A; what they hold afterwards is open. */
+/* What a step of Newton-Schulz multiplies by: b = a h + b h q G + c h q^2 G G, from F matrices g and g2
+ * [n, r, r] to b [n, r, r] A. sums NULL: q = h = 1. Otherwise q = 1 / (sum^(1/4) + 1e-7) and h = sqrt(q),
+ * sums [n] F (out) being every matrix's grad_sumsq of g2: the sum of s^8 over the singular values s of X, so
+ * that those of h X are at most 1 and the largest is near it. */
+typedef struct fm_newton_schulz_mix_args {
+    const void *g, *g2;
+    void *b, *sums;
+    int64_t n, r;
+    const double *coef;      /* host [3]: a, b, c */
+    fm_dtype dt;
+} fm_newton_schulz_mix_args;
+
+/* Muon's iteration on n matrices [r, c]: for every row a, b, c of coef
+ *     G = X X^T;  X = (a + b G + c G G) X
+ * with X, G and what stands in brackets rounded to A for the products, the first step on X scaled by its
+ * singular values (fm_newton_schulz_mix_args). x [n, r, c] A in; y [n, r, c] F out. Scratch: p as x, g and g2
+ * [n, r, r] F, ga [n, r, r] A, sums [n] F; what they and x hold afterwards is open. */
 typedef struct fm_newton_schulz_args {
-    void *y, *x, *p, *g, *g2, *ga;
+    void *y, *x, *p, *g, *g2, *ga, *sums;
     int64_t n, r, c;
+    const double (*coef)[3]; /* host [steps] */
     int steps;
     fm_dtype dt;
 } fm_newton_schulz_args;
@@ -573,7 +584,7 @@ typedef struct fm_muon_apply_args {
     fm_dtype dt, weight_dtype;
 } fm_muon_apply_args;
 
-/* Muon, whole, on n matrices of rows x cols: momentum, scaling, `steps` of Newton-Schulz on the smaller side,
+/* Muon, whole, on n matrices of rows x cols: momentum, scaling, Newton-Schulz by coef on the smaller side,
  * apply with factor 0.2 sqrt(max(rows, cols)). Matrix i is segs[i] of the flat arrays grad, m, master and u
  * (F; u is scratch). Scratch as newton_schulz's for n matrices, y too; norm2 [n] F. Obeys state->bad. */
 typedef struct fm_muon_args {
@@ -583,6 +594,7 @@ typedef struct fm_muon_args {
     const fm_step_state *state;
     void *y, *x, *p, *g, *g2, *ga, *norm2;
     int64_t n, rows, cols;
+    const double (*coef)[3]; /* host [steps] */
     int steps;
     double mu, lr, weight_decay;
     fm_dtype dt;
@@ -708,6 +720,7 @@ typedef struct fm_sample_args {
     X(put_weights, n_segs)         \
     X(muon_momentum, n)            \
     X(muon_scale, rows)            \
+    X(newton_schulz_mix, n)        \
     X(newton_schulz, n)            \
     X(muon_apply, rows)            \
     X(muon, n)                     \

@@ -1,16 +1,31 @@
 /* Muon (Jordan et al.; scaled as in the Moonlight report, section 2). Per matrix, transposed where it
  * has more rows than columns so that X is [r, c] with r <= c:
- *     X = u / |u|;  five times:  A = X X^T;  X = 3.4445 X + (-4.7750 A + 2.0315 A A) X
+ *     X = u / |u|;  three or four times:  G = X X^T;  X = (a + b G + c G G) X
  *     master -= lr (wd master + 0.2 sqrt(max(rows, cols)) X)
- * X is kept in F and rounded to the activation dtype for the products. Matrices of one shape, whichever
- * layer and role they have, go through the iteration together. */
+ * with a, b, c of their own in every step (Amsel et al. 2025, Polar Express, arXiv 2505.16932), the first
+ * time on X scaled to singular values of at most 1, its Schatten 8-norm known from G G (docs/training.md).
+ * Between steps X is rounded to the activation dtype. Matrices of one shape, whichever layer and role they
+ * have, go through the iteration together. */
 #include "train/muon.h"
 
 #include <stdlib.h>
 
 #include "model/count.h"
 
-#define NS_STEPS 5
+int fmi_muon_steps(int64_t side, const double (**out)[3])
+{
+    /* tools/polar_express.py 3 0.01 and 4 0.003 */
+    static const double three[][3] = { { 7.9401, -22.3223, 16.0788 },
+                                       { 3.6054, -2.6453, 0.5109 },
+                                       { 2.6684, -1.9829, 0.4533 } };
+    static const double four[][3] = { { 8.1693, -22.9667, 16.5429 },
+                                      { 3.9795, -2.8674, 0.5294 },
+                                      { 3.4842, -2.5590, 0.5013 },
+                                      { 2.5061, -1.8478, 0.4383 } };
+    bool small = side <= 128;
+    *out = small ? three : four;
+    return small ? 3 : 4;
+}
 
 static bool is_muon(const fm_param *p)
 {
@@ -102,7 +117,7 @@ fm_status fmi_muon_plan(fmi_optim *o, fm_err *err)
     fm_status st = list_matrices(o, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)x * A, &o->x, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->y, err);
-    if (!st) st = fm_dev_alloc(ex, (size_t)x * F, &o->p, err);
+    if (!st) st = fm_dev_alloc(ex, (size_t)x * A, &o->p, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * F, &o->a, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * F, &o->a2, err);
     if (!st) st = fm_dev_alloc(ex, (size_t)a * A, &o->ab, err);
@@ -115,13 +130,16 @@ void fmi_muon_run(fmi_optim *o, const fmi_settings *s, double lr, const fm_step_
     for (int i = 0, n; i < o->n_matrices; i += n) {
         const fmi_muon_matrix *m = &o->matrices[i];
         int64_t most = fmi_muon_fit(m->rows * m->cols);
+        const double(*coef)[3];
+        int steps = fmi_muon_steps(m->rows < m->cols ? m->rows : m->cols, &coef);
         n = 1;
         while (n < most && i + n < o->n_matrices && m[n].rows == m->rows && m[n].cols == m->cols) n++;
         fm_op_muon(o->m->x, &(fm_muon_args){ .grad = o->g->flat, .m = o->flat[FMI_M], .u = o->flat[FMI_V],
                                              .master = o->flat[FMI_MASTER], .segs = o->matrix_segs + i,
                                              .state = state, .y = o->y, .x = o->x, .p = o->p, .g = o->a,
                                              .g2 = o->a2, .ga = o->ab, .norm2 = o->norm2, .n = n,
-                                             .rows = m->rows, .cols = m->cols, .steps = NS_STEPS,
+                                             .rows = m->rows, .cols = m->cols, .coef = coef,
+                                             .steps = steps,
                                              .mu = s->train_momentum, .lr = lr,
                                              .weight_decay = s->train_weight_decay, .dt = o->m->dt });
     }

@@ -1,8 +1,8 @@
 /* Optimizer: master weights and moments in the gradients' flat layout, all on the device.
  *
  * AdamW takes every parameter with a gradient or, with Muon, the embedding, head, router and norms.
- * Muon takes each matrix by itself (every expert; gate and up apart): Nesterov momentum, five
- * Newton-Schulz steps in the activation dtype, update scaled by 0.2 sqrt(max(rows, cols)) to
+ * Muon takes each matrix by itself (every expert; gate and up apart): Nesterov momentum, three
+ * or four Newton-Schulz steps in the activation dtype (muon.c), update scaled by 0.2 sqrt(max(rows, cols)) to
  * AdamW's size (Moonlight, section 2). Matrices of one shape go through the steps together. SOAP
  * (Vyas et al. 2024) takes the same matrices. AdEMAMix takes every parameter; grokfast adds a
  * filter of the gradients before any of them, ema an average of the weights after. The clip factor

@@ -252,7 +252,8 @@ static fm_status read_mark(const json_t *j, const char *path, const char *key, i
     return st ? st : fmi_json_get_double(o, path, "bits_per_byte", bits, err);
 }
 
-static fm_status read_state(const char *path, fm_dtype dt, fmi_load_window *w, fmi_run_state *r, fm_err *err)
+static fm_status read_state(const char *path, const fmi_stepper *t, fmi_load_window *w, fmi_run_state *r,
+                            fm_err *err)
 {
     json_t *j = NULL, *feed;
     int64_t format, numerics, metrics, samples;
@@ -264,7 +265,7 @@ static fm_status read_state(const char *path, fm_dtype dt, fmi_load_window *w, f
         st = FM_FAIL(err, FM_E_UNSUPPORTED, "%s: format %lld, this build reads %d", path, (long long)format,
                      FMI_STATE_FORMAT);
     if (!st) st = fmi_json_get_int(j, path, "numerics", &numerics, err);
-    if (!st && (numerics < FMI_NUMERICS_TRAINING(dt) || numerics > FMI_NUMERICS))
+    if (!st && (numerics < FMI_NUMERICS_TRAINING(t->m->dt, t->o.muon) || numerics > FMI_NUMERICS))
         fmi_log(
             1,
             "%s: numerics %lld, this program computes by %d: bits will differ from an unbroken run",
@@ -340,7 +341,7 @@ fm_status fmi_state_read(const char *dir, fmi_stepper *t, fmi_load_window *w, fm
     char *tensors = fmi_path_join(dir, "trainer/optimizer.safetensors");
     char *state = fmi_path_join(dir, "trainer/state.json");
     fm_status st = tensors && state ? FM_OK : FM_FAIL(err, FM_E_NOMEM, "%s", dir);
-    if (!st) st = read_state(state, t->m->dt, w, r, err);
+    if (!st) st = read_state(state, t, w, r, err);
     if (!st) st = read_tensors(tensors, t->optim, w, err);
     fmi_free(tensors);
     fmi_free(state);

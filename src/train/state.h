@@ -14,9 +14,9 @@
 #include "train/stepper.h"
 
 #define FMI_STATE_FORMAT 1
-#define FMI_NUMERICS 4
-/* The oldest version that trains to the same bits: 4 rounds what 3 did not, which in f32 is nothing. */
-#define FMI_NUMERICS_TRAINING(dt) ((dt) == FM_DTYPE_F32 ? 3 : 4)
+#define FMI_NUMERICS 5
+/* The oldest version that trains to the same bits: 5 changed Muon alone, and 4 nothing in f32. */
+#define FMI_NUMERICS_TRAINING(dt, muon) ((muon) ? 5 : (dt) == FM_DTYPE_F32 ? 3 : 4)
 
 typedef struct fmi_run_state {
     int64_t step, tokens;       /* done */

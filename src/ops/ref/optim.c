@@ -85,6 +85,19 @@ REF_OP(muon_scale)
     return ref_run_dt(k, a->dt_x, REAL_VERSIONS(muon_scale), a, a->transpose ? a->cols : a->rows);
 }
 
+REF_OP(newton_schulz_mix)
+{
+    int64_t rr = a->r * a->r;
+    fm_dtype F = fmi_full_dtype(a->dt);
+    const double *wide = a->g2;
+    const float *g2 = a->g2;
+    for (int64_t i = 0; a->sums && i < a->n; i++) {
+        if (F == FM_DTYPE_F64) ((double *)a->sums)[i] = sumsq_f64(wide + i * rr, rr);
+        else ((float *)a->sums)[i] = (float)sumsq_f32(g2 + i * rr, rr);
+    }
+    return ref_run_dt(k, F, REAL_VERSIONS(newton_schulz_mix), a, a->n * a->r);
+}
+
 REF_OP(muon_apply)
 {
     if (a->state->bad) return FM_OK;

@@ -1,20 +1,24 @@
 /* Newton-Schulz on AMX tiles, a thread to a matrix, in its scratch (small ones in L2); the bits are those
  * of ops/composite.c.
  *
- * G = X X^T and B = -4.7750 G + 2.0315 G G are symmetric to the last bit (products commute, chains run over
- * the same k), so the blocks below the diagonal are computed and mirrored. Blocks are rounded, mixed and
- * added as they leave their tiles, while the next block is multiplied. docs/kernels/muon.md. */
+ * G = X X^T and G G are symmetric to the last bit (products commute, chains run over the same k), so the
+ * blocks below the diagonal are computed and mirrored. Blocks are rounded and mixed as they leave their
+ * tiles, while the next block is multiplied; the first step's G G is kept, for its sum comes before the
+ * mixing. docs/kernels/muon.md. */
 #pragma GCC target("avx512bf16")
+#include "ops/fmath.h"
 #include "ops/x86/ffn_amx.h"
 
 #include "ops/x86/x86.h"
 
 typedef struct work {
     int64_t live, r, c;          /* live rows; rounded up to 32, the others zeros */
-    float *y, *g;                /* [live, c], [r, r]                             */
-    fm_bf16 *x, *ga, *b;         /* y, G and B rounded                            */
+    float *g, *g2;               /* [r, r], [live, live]                          */
+    fm_bf16 *x, *ga, *b;         /* [r, c]; G and B rounded                       */
     char *panels, *across;       /* rows of x or ga; columns of x                 */
     float *tile[2];
+    float *y;                    /* [live, c] out                                 */
+    float f[3];                  /* factors of this step                          */
 } work;
 
 /* A block that waits in a tile buffer: rows i .., columns j .. */
@@ -33,6 +37,7 @@ static size_t carve(work *w, char *scratch, int64_t r, int64_t c)
     w->r = r;
     w->c = c;
     w->g = ffn_take(&s, (size_t)(r * r) * 4);
+    w->g2 = ffn_take(&s, (size_t)(w->live * w->live) * 4);
     w->x = ffn_take(&s, ffn_packed(r, c));
     w->ga = ffn_take(&s, ffn_packed(r, r));
     w->b = ffn_take(&s, ffn_packed(r, r));
@@ -66,30 +71,96 @@ static void put_gram(const work *w, const waiting *t)
     mirror(w->ga, w->r, t->i, t->j);
 }
 
+static inline v16 mixed(const work *w, v16 g, v16 g2)
+{
+    return v16_fma(v16_set1(w->f[1]), g, v16_mul(v16_set1(w->f[2]), g2));
+}
+
+/* Row i of B from columns j .. j+31 of G G. */
+static void put_mixed_row(const work *w, int64_t i, int64_t j, v16 lo, v16 hi)
+{
+    int64_t at = i * w->r + j, d = i - j;
+    v16 v[2] = {mixed(w, v16_load(w->g + at), lo), mixed(w, v16_load(w->g + at + 16), hi)};
+    if (d >= 0 && d < 32)
+        v[d >> 4] = _mm512_mask_add_ps(v[d >> 4], (__mmask16)(1 << (d & 15)), v[d >> 4], v16_set1(w->f[0]));
+    _mm512_storeu_si512(w->b + at, FFN_ROUND(v[0], v[1]));
+}
+
 static void put_mix(const work *w, const waiting *t)
 {
-    v16 one = v16_set1((float)FMI_NS_B), two = v16_set1((float)FMI_NS_C), v[2];
-    for (int q = 0; q < 32; q++) {
-        int64_t at = (t->i + q) * w->r + t->j;
-        for (int h = 0; h < 2; h++)
-            v[h] = v16_fma(one, v16_load(w->g + at + 16 * h),
-                           v16_mul(two, v16_load(t->acc + 32 * q + 16 * h)));
-        _mm512_storeu_si512(w->b + at, FFN_ROUND(v[0], v[1]));
-    }
+    for (int q = 0; q < 32; q++)
+        put_mixed_row(w, t->i + q, t->j, v16_load(t->acc + 32 * q), v16_load(t->acc + 32 * q + 16));
     mirror(w->b, w->r, t->i, t->j);
 }
 
-static void put_sum(const work *w, const waiting *t)
+/* The first `rows` rows and `cols` columns of 16 x 16 floats to dst [.., ld]. */
+static void put_quarter(float *dst, int64_t ld, const v16i t[16], int64_t rows, int64_t cols)
 {
-    v16 one = v16_set1(1.0f), keep = v16_set1((float)FMI_NS_A), v[2];
-    for (int q = 0; q < 32 && t->i + q < w->live; q++) {
-        int64_t at = (t->i + q) * w->c + t->j;
-        for (int h = 0; h < 2; h++) {
-            v[h] = v16_fma(one, v16_load(t->acc + 32 * q + 16 * h),
-                           v16_mul(keep, v16_load(w->y + at + 16 * h)));
-            v16_store(w->y + at + 16 * h, v[h]);
+    for (int64_t q = 0; q < 16 && q < rows; q++)
+        if (cols > 0) v16_store_n(dst + q * ld, v16_from_bits(t[q]), cols < 16 ? cols : 16);
+}
+
+/* The block and its mirror image into G G as it is summed. */
+static void put_square(const work *w, const waiting *t)
+{
+    int64_t n = w->live;
+    for (int h = 0; h < 4; h++) {
+        int64_t i = t->i + 16 * (h >> 1), j = t->j + 16 * (h & 1);
+        v16i q[16];
+        for (int e = 0; e < 16; e++) q[e] = v16i_load_n(t->acc + 32 * (16 * (h >> 1) + e) + 16 * (h & 1), 16);
+        put_quarter(w->g2 + i * n + j, n, q, n - i, n - j);
+        v16i_transpose(q);
+        put_quarter(w->g2 + j * n + i, n, q, n - j, n - i);
+    }
+}
+
+/* grad_sumsq of x, rounded once. */
+static float sumsq(const float *x, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += 4096) {
+        v16 s = v16_zero();
+        for (int64_t e = i; e < n && e < i + 4096; e += 16) {
+            v16 v = v16_load_n(x + e, n - e < 16 ? n - e : 16);
+            s = v16_fma(v, v, s);
         }
-        _mm512_storeu_si512(w->x + at, FFN_ROUND(v[0], v[1]));
+        sum += (double)v16_sum(s);
+    }
+    return (float)sum;
+}
+
+/* B from g, which exists below the diagonal only, and the kept g2; beyond the live rows both are zero. */
+static void mix_kept(const work *w)
+{
+    int64_t n = w->live;
+    for (int64_t i = 0; i < w->r; i += 32)
+        for (int64_t j = 0; j <= i; j += 32) {
+            for (int64_t q = i; q < i + 32; q++) {
+                v16 v[2] = {v16_zero(), v16_zero()};
+                for (int h = 0; h < 2; h++) {
+                    int64_t left = n - j - 16 * h;
+                    if (q < n && left > 0)
+                        v[h] = v16_load_n(w->g2 + q * n + j + 16 * h, left < 16 ? left : 16);
+                }
+                put_mixed_row(w, q, j, v[0], v[1]);
+            }
+            mirror(w->b, w->r, i, j);
+        }
+}
+
+static void put_x(const work *w, const waiting *t)
+{
+    for (int q = 0; q < 32; q++)
+        _mm512_storeu_si512(w->x + (t->i + q) * w->c + t->j,
+                            FFN_ROUND(v16_load(t->acc + 32 * q), v16_load(t->acc + 32 * q + 16)));
+}
+
+static void put_y(const work *w, const waiting *t)
+{
+    for (int q = 0; q < 32 && t->i + q < w->live; q++) {
+        float *y = w->y + (t->i + q) * w->c + t->j;
+        v16_store(y, v16_load(t->acc + 32 * q));
+        v16_store(y + 16, v16_load(t->acc + 32 * q + 16));
     }
 }
 
@@ -112,19 +183,30 @@ static void products(const work *w, const fm_bf16 *a, int64_t k, const char *pan
     if (wait.acc) put(w, &wait);
 }
 
-static void iterate(const work *w, int steps)
+static void factors(work *w, const double coef[3], double sum)
+{
+    double f[3];
+    fmi_newton_schulz_factors(coef, sum, f);
+    for (int i = 0; i < 3; i++) w->f[i] = (float)f[i];
+}
+
+static void iterate(work *w, const fm_bf16 *x, const fm_newton_schulz_args *a)
 {
     int64_t r = w->r, c = w->c;
+    memcpy(w->x, x, (size_t)(w->live * c) * sizeof *w->x);
     memset(w->x + w->live * c, 0, (size_t)((r - w->live) * c) * sizeof *w->x);
-    for (int64_t i = 0; i < w->live * c; i += 32)
-        _mm512_storeu_si512(w->x + i, FFN_ROUND(v16_load(w->y + i), v16_load(w->y + i + 16)));
-    for (int s = 0; s < steps; s++) {
+    for (int s = 0; s < a->steps; s++) {
         ffn_pack_rows(w->panels, w->x, r, c);
         ffn_pack_cols(w->across, w->x, r, c);
         products(w, w->x, c, w->panels, r, true, put_gram);
         ffn_pack_rows(w->panels, w->ga, r, r);
-        products(w, w->ga, r, w->panels, r, true, put_mix);
-        products(w, w->b, r, w->across, c, false, put_sum);
+        if (s) factors(w, a->coef[s], -1);
+        products(w, w->ga, r, w->panels, r, true, s ? put_mix : put_square);
+        if (!s) {
+            factors(w, a->coef[0], (double)sumsq(w->g2, w->live * w->live));
+            mix_kept(w);
+        }
+        products(w, w->b, r, w->across, c, false, s == a->steps - 1 ? put_y : put_x);
     }
 }
 
@@ -146,7 +228,7 @@ static void run_share(void *arg, int tid, int n_threads)
     fmi_tiles_configure_amx();
     for (int64_t i; (i = fmi_pool_take(&j->taken)) < a->n;) {
         w.y = (float *)a->y + i * a->r * a->c;
-        iterate(&w, a->steps);
+        iterate(&w, (const fm_bf16 *)a->x + i * a->r * a->c, a);
     }
     fmi_tiles_release_amx();
     _mm_setcsr(csr);

@@ -22,7 +22,7 @@ static void run_share(void *arg, int tid, int n_threads)
     one.n = 1;
     one.y = (char *)a->y + (size_t)(tid * rc) * F;
     one.x = (char *)a->x + (size_t)(tid * rc) * A;
-    one.p = (char *)a->p + (size_t)(tid * rc) * F;
+    one.p = (char *)a->p + (size_t)(tid * rc) * A;
     one.g = (char *)a->g + (size_t)(tid * rr) * F;
     one.g2 = (char *)a->g2 + (size_t)(tid * rr) * F;
     one.ga = (char *)a->ga + (size_t)(tid * rr) * A;
