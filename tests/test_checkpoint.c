@@ -439,7 +439,7 @@ static void tolerated(void **state)
                                     .config_to = "\"num_nextn_predict_layers\": 1"}};
     const fm_model_opts o = {.precision = FM_DTYPE_F32};
     logged = 0;
-    fmi_log_set(count_log, NULL);
+    fm_log_set(count_log, NULL);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *dir = changed_copy(REF "v3", &cases[i]);
         fm_model *m;
@@ -448,7 +448,7 @@ static void tolerated(void **state)
         fm_model_close(m);
         fmi_free(dir);
     }
-    fmi_log_set(NULL, NULL);
+    fm_log_set(NULL, NULL);
     assert_int_equal(logged, 1);
 }
 

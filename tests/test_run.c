@@ -10,6 +10,7 @@
 
 #include "fathom/trainer.h"
 #include "io/file.h"
+#include "io/hash.h"
 #include "model/forward.h"
 #include "train/events.h"
 
@@ -246,7 +247,17 @@ static void test_before_lr_embed(void **state)
     same_file("newer", "older", "checkpoints/5/model.safetensors");
 }
 
-/* A damaged newest checkpoint is passed over for the one before. */
+/* What the library logged since the last time. */
+static char logged[2048];
+
+static void keep(void *arg, int level, const char *text)
+{
+    size_t n = strlen(logged);
+    (void)arg;
+    snprintf(logged + n, sizeof logged - n, "%d %s\n", level, text);
+}
+
+/* A damaged newest checkpoint is passed over for the one before, and said so. */
 static void test_damaged(void **state)
 {
     (void)state;
@@ -259,8 +270,90 @@ static void test_damaged(void **state)
     int fd = open(path, O_WRONLY);
     assert_true(fd >= 0 && pwrite(fd, "x", 1, 20000) == 1);
     close(fd);
+    logged[0] = 0;
+    fm_log_set(keep, NULL);
     OK(train(&a, -1, &s, E));
+    fm_log_set(NULL, NULL);
+    assert_non_null(strstr(logged, "checkpoints/7 is damaged and passed over: "));
     same_run("whole", "damaged");
+}
+
+static char *whole_file(const char *path)
+{
+    char *text = calloc(1, 1 << 16);
+    FILE *f = fopen(path, "r");
+    assert_true(text && f && fread(text, 1, (1 << 16) - 1, f) > 0);
+    fclose(f);
+    return text;
+}
+
+static void put_file(const char *path, char *text)
+{
+    FILE *f = fopen(path, "w");
+    assert_true(f && fputs(text, f) >= 0 && !fclose(f));
+    free(text);
+}
+
+/* Makes the checkpoint one that a program of that numerics version wrote. */
+static void set_numerics(const char *checkpoint, int version)
+{
+    char state[600], hashes[600], hex[2][17];
+    uint64_t hash[2];
+    snprintf(state, sizeof state, "%s/trainer/state.json", checkpoint);
+    snprintf(hashes, sizeof hashes, "%s/trainer/hashes.json", checkpoint);
+    OK(fmi_hash_file(state, &hash[0], E));
+    char *text = whole_file(state), *at = strstr(text, "\"numerics\"");
+    assert_non_null(at);
+    at[strcspn(at, "0123456789")] = (char)('0' + version);
+    put_file(state, text);
+    OK(fmi_hash_file(state, &hash[1], E));
+    for (int i = 0; i < 2; i++) snprintf(hex[i], sizeof hex[i], "%016llx", (unsigned long long)hash[i]);
+    text = whole_file(hashes);
+    at = strstr(text, hex[0]);
+    assert_non_null(at);
+    memcpy(at, hex[1], 16);
+    put_file(hashes, text);
+}
+
+/* A run of an earlier program goes on with a warning where its bits were others, and only there: version 5
+ * changed Muon, 4 what bf16 rounds. */
+static void test_older_numerics(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *optimizer, *precision;
+        int version;
+        bool warned;
+    } cases[] = {
+        { "train.optimizer=muon", "bf16", 5, false },  { "train.optimizer=muon", "bf16", 4, true },
+        { "train.optimizer=muon", "f32", 4, true },    { "train.optimizer=adamw", "bf16", 4, false },
+        { "train.optimizer=adamw", "bf16", 3, true },  { "train.optimizer=adamw", "f32", 3, false },
+        { "train.optimizer=adamw", "f32", 2, true },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *set[7], *text[] = { path_of("text.txt") };
+        char name[32], checkpoint[512];
+        memcpy(set, small, 6 * sizeof *small);
+        set[6] = cases[i].optimizer;
+        snprintf(name, sizeof name, "numerics-%zu", i);
+        fm_train_opts a = options(path_of(name), text);
+        stopper s = { 0 };
+        a.steps = 2;
+        a.set = set;
+        a.n_set = 7;
+        a.precision = cases[i].precision;
+        OK(train(&a, -1, &s, E));
+        snprintf(checkpoint, sizeof checkpoint, "%s/checkpoints/2", path_of(name));
+        set_numerics(checkpoint, cases[i].version);
+        logged[0] = 0;
+        fm_log_set(keep, NULL);
+        fm_trainer *t;
+        OK(fm_trainer_resume(ctx, path_of(name), 0, 0, NULL, &t, E));
+        fm_trainer_free(t);
+        fm_log_set(NULL, NULL);
+        if ((strstr(logged, "bits will differ") != NULL) != cases[i].warned)
+            fail_msg("case %zu, version %d: \"%s\"", i, cases[i].version, logged);
+    }
 }
 
 static void refused(const fm_train_opts *o, fm_status code, const char *words)
@@ -412,7 +505,8 @@ int main(void)
         cmocka_unit_test(test_resume),    cmocka_unit_test(test_resume_optimizers),
         cmocka_unit_test(test_extend),
         cmocka_unit_test(test_before_lr_embed),
-        cmocka_unit_test(test_damaged),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_damaged), cmocka_unit_test(test_older_numerics),
+         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_checkpoint_logits), cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_events),
     };

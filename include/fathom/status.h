@@ -43,6 +43,13 @@ typedef struct fm_err {
 /* The code's name in words ("malformed input"); never NULL. */
 const char *fm_status_text(fm_status code);
 
+/* What the library says besides errors: one line without a final newline; names from files stand in it as
+ * they are. It prints nothing itself. level: 0 information, 1 warning (a damaged checkpoint passed over,
+ * tensors ignored). fn is called by the thread that calls the library; NULL, as at the start: nobody. Set it
+ * before other threads run. */
+typedef void (*fm_log_fn)(void *arg, int level, const char *text);
+void fm_log_set(fm_log_fn fn, void *arg);
+
 #ifdef __cplusplus
 }
 #endif

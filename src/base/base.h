@@ -50,9 +50,7 @@ void fmi_alloc_fail_after(int64_t n);
 /* out = a * b, or false on overflow or a negative operand. */
 bool fmi_mul_ok(int64_t a, int64_t b, int64_t *out);
 
-/* Log callback: the library never prints. level: 0 info, 1 warning. */
-typedef void (*fmi_log_fn)(void *arg, int level, const char *text);
-void fmi_log_set(fmi_log_fn fn, void *arg);
+/* To the callback of fm_log_set (fathom/status.h). */
 void fmi_log(int level, const char *fmt, ...) FMI_PRINTF(2, 3);
 
 /* Seconds from an arbitrary start, monotonic. */

@@ -71,10 +71,10 @@ void fmi_assert_failed(const char *what, const char *file, int line)
     abort();
 }
 
-static fmi_log_fn log_fn; /* set before threads start */
+static fm_log_fn log_fn; /* set before threads start */
 static void *log_arg;
 
-void fmi_log_set(fmi_log_fn fn, void *arg)
+void fm_log_set(fm_log_fn fn, void *arg)
 {
     log_fn = fn;
     log_arg = arg;
@@ -88,6 +88,7 @@ void fmi_log(int level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    flatten(text);
     log_fn(log_arg, level, text);
 }
 

@@ -79,6 +79,9 @@ typedef struct cli_common {
  * reordered. */
 int cli_parse(const cli_command *c, int argc, char **argv, char ***args, int *n_args);
 
+/* For fm_log_set: warnings as one line on stderr, arg the command's name. */
+void cli_log(void *arg, int level, const char *text);
+
 /* One line on stderr, "fathom NAME: ..."; returns 1 or 2. */
 int cli_fail(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int cli_wrong(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

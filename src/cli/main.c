@@ -83,5 +83,6 @@ int main(int argc, char **argv)
         return c ? finish(c->run(2, args)) : unknown(argv[2]);
     }
     const command *c = find(name);
+    if (c) fm_log_set(cli_log, (void *)c->name);
     return c ? finish(c->run(argc - 1, argv + 1)) : unknown(name);
 }

@@ -18,6 +18,15 @@ static void message(const char *name, const char *fmt, va_list ap)
     fputc('\n', stderr);
 }
 
+void cli_log(void *arg, int level, const char *text)
+{
+    if (level < 1) return;
+    fflush(stdout);
+    fprintf(stderr, "%sfathom %s: warning: ", cli_is_terminal() ? "\r\x1b[K" : "", (const char *)arg);
+    cli_print_text(text, strlen(text));
+    fputc('\n', stderr);
+}
+
 int cli_fail(const char *name, const char *fmt, ...)
 {
     va_list ap;

@@ -76,4 +76,11 @@ pid=
 grep -q "go on with: fathom resume" "$dir/log"
 "$FATHOM" resume "$dir/stopped" --threads 2 --json >>"$dir/log" 2>&1
 compare "$dir/stopped"
+
+# A damaged newest checkpoint: the one before is used, the warning is seen, the end is the same.
+newest=$(ls "$dir/stopped/checkpoints" | sort -n | tail -n 1)
+printf x | dd of="$dir/stopped/checkpoints/$newest/model.safetensors" bs=1 seek=20000 conv=notrunc 2>/dev/null
+"$FATHOM" resume "$dir/stopped" --threads 2 --json >"$dir/again" 2>&1
+grep -q "^fathom resume: warning: .*checkpoints/$newest is damaged and passed over: " "$dir/again"
+compare "$dir/stopped"
 echo "$kills kills, $inside inside a checkpoint write: the same bytes"
