@@ -275,7 +275,18 @@ static void test_laws(void **state)
     near(s.balance_gamma, 0.02);
     assert_int_equal(s.train_micro % s.data_seq, 0);
     near(s.train_momentum, 0.8);
+    near(s.train_beta2, 0.99);
     near(s.train_lr_embed, 8);
+    fmi_settings_default(&s);
+    h = (fmi_horizon){ .steps = 100000 };
+    fmi_settings_resolve(&s, 3e7, &h);
+    near(s.train_momentum, 0.95);
+    fmi_settings_default(&s);
+    OK(fmi_settings_set(&s, NULL, "train.optimizer", "adamw", E));
+    h = (fmi_horizon){ .steps = 100 };
+    fmi_settings_resolve(&s, 3e7, &h);
+    near(s.train_beta2, 0.95);
+    near(s.train_lr_embed, 1);
     fmi_settings_default(&s);
     h = (fmi_horizon){ .steps = 800 };
     fmi_settings_resolve(&s, 3e7, &h);

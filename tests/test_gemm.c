@@ -318,7 +318,8 @@ static void check_level(fm_isa isa)
     bench_deinit(&one);
 }
 
-/* X X^T, whose C is symmetric: threads that are alone compute half of it. */
+/* X X^T, whose C is symmetric: threads that are alone compute half of it. Then what only looks like it:
+ * C added to or in bf16, all of a batch by the first X. */
 static void check_symmetric(fm_isa isa)
 {
     static const int sizes[] = { 1, 2, 16, 17, 31, 33, 35, 48, 64, 97, 128, 161, 256, 1030 };
@@ -334,17 +335,23 @@ static void check_symmetric(fm_isa isa)
         if (n > 161 && k > 33) continue;
         gemm_case t = { NT, i / 70 ? H : S, S, n, n, k, i % 3, i % 3, i % 4,
                         false, 1 + i % 2, NULL, "symmetric" };
-        setup s;
-        setup_init(&s, &t);
-        s.args.b = s.args.a;
-        call(&b[0], &ref, &s.args);
-        memcpy(s.c_want, s.c.data, s.c.bytes);
-        for (int j = 0; j < 2; j++) {
-            memcpy(s.c.data, s.c_first, s.c.bytes);
-            call(&b[j], &fast, &s.args);
-            check_equal(&s, &t, fm_isa_name(isa), 1 + 2 * j);
+        for (int v = 0; v < (k == 33 ? 4 : 1); v++) {
+            gemm_case u = t;
+            u.add = v == 1;
+            if (v == 2 && t.dt == H) u.dtc = H;
+            setup s;
+            setup_init(&s, &u);
+            s.args.b = s.args.a;
+            if (v == 3) s.args.stride_b = 0;
+            call(&b[0], &ref, &s.args);
+            memcpy(s.c_want, s.c.data, s.c.bytes);
+            for (int j = 0; j < 2; j++) {
+                memcpy(s.c.data, s.c_first, s.c.bytes);
+                call(&b[j], &fast, &s.args);
+                check_equal(&s, &u, fm_isa_name(isa), 1 + 2 * j);
+            }
+            setup_deinit(&s);
         }
-        setup_deinit(&s);
     }
     for (int j = 0; j < 2; j++) bench_deinit(&b[j]);
 }
